@@ -1,0 +1,208 @@
+"""Every exception OutRelay raises on purpose.
+
+    OutRelayError
+    ├── ConfigError            a flag, file or certificate the operator must change
+    │   └── IdentityError      a certificate, key, trust bundle or URI
+    ├── ProtocolError
+    │   ├── LocalProtocolError   our own code broke the protocol's rules
+    │   └── RemoteProtocolError  the peer did
+    ├── TransportError
+    │   ├── Closed             the connection is gone (by us, by the peer, or lost)
+    │   ├── Reset              one direction of one stream was ended with a code
+    │   └── Refused            a connection could not be made
+    ├── StreamRejected         the stream was refused before it began
+    └── StoreError             the controller's database
+
+An error carries fields; its text is built from them in ``__str__``, in one line that
+says what happened and, where somebody can do something about it, what to do. Errors of
+third-party libraries are translated once, where the library is imported, with ``from``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ErrorCode(IntEnum):
+    """Codes of streams and connections that end. Source: protocol.md section 1."""
+
+    NONE = 0
+    CANCELLED = 1
+    LEG_LOST = 2
+    DENIED = 3
+    DRAIN = 4
+    REPLACED = 5
+    PROTOCOL = 6
+    LIMIT = 7
+    INTERNAL = 8
+    EXPIRED = 9
+    NOT_RESUMABLE = 10
+
+    @classmethod
+    def of(cls, code: int) -> ErrorCode:
+        """The code a peer sent; one that is not ours counts as CANCELLED."""
+        try:
+            return cls(code)
+        except ValueError:
+            return cls.CANCELLED
+
+
+class RejectCode(IntEnum):
+    """Why a stream or a registration was refused. Source: protocol.md section 3."""
+
+    MALFORMED = 400
+    DENIED = 403
+    NOT_FOUND = 404
+    ID_IN_USE = 409
+    LIMIT = 429
+    UNREACHABLE = 502
+    REJECTED = 503
+    TIMEOUT = 504
+
+
+class OutRelayError(Exception):
+    """The root: catch it to catch everything OutRelay raises on purpose."""
+
+
+class ConfigError(OutRelayError):
+    """Configuration an operator must change; processes exit with 78.
+
+    Args:
+        subject: The flag, file or variable at fault.
+        fault: What is wrong with it.
+        fix: What to do about it; may be empty.
+    """
+
+    def __init__(self, subject: str, fault: str, fix: str = "") -> None:
+        super().__init__(subject, fault, fix)
+        self.subject = subject
+        self.fault = fault
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.fault}"
+        return f"{text}; {self.fix}" if self.fix else text
+
+
+class IdentityError(ConfigError):
+    """A certificate, key, trust bundle or identity URI that cannot be used."""
+
+
+class ProtocolError(OutRelayError):
+    """A rule of the wire protocol was broken."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own code asked for something the protocol does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something the protocol does not allow.
+
+    Args:
+        reason: What it was.
+        code: The code to end the stream or connection with.
+    """
+
+    def __init__(self, reason: str, code: ErrorCode = ErrorCode.PROTOCOL) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class TransportError(OutRelayError):
+    """Something below the streams failed."""
+
+
+class Closed(TransportError):
+    """The connection is gone: nothing more can be read from it or written to it.
+
+    Args:
+        code: The code it was closed with; NONE where there was none (a lost path).
+        reason: Text for people.
+        by_peer: True when the peer closed it, False when we did or nobody did.
+        lost: True when it ended without a close: idle timeout, dead path.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode = ErrorCode.NONE,
+        reason: str = "",
+        *,
+        by_peer: bool = False,
+        lost: bool = False,
+    ) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
+        self.lost = lost
+
+    def __str__(self) -> str:
+        who = "connection lost" if self.lost else "closed by peer" if self.by_peer else "closed"
+        text = f"{who} ({self.code.name})" if self.code else who
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+class Reset(TransportError):
+    """One direction of a stream ended early.
+
+    Raised by a read when the peer reset its sending direction, by a write when the peer
+    stopped reading or we reset the stream ourselves.
+    """
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"stream reset ({self.code.name})"
+
+
+class Refused(TransportError):
+    """A connection could not be made: nobody answered, or the handshake failed.
+
+    Args:
+        peer: Address that was dialled, or that dialled us.
+        reason: What went wrong, for people.
+        final: True when trying again cannot help (a certificate is wrong).
+    """
+
+    def __init__(self, peer: str, reason: str, *, final: bool = False) -> None:
+        super().__init__(peer, reason)
+        self.peer = peer
+        self.reason = reason
+        self.final = final
+
+    def __str__(self) -> str:
+        return f"{self.peer}: {self.reason}"
+
+
+class StreamRejected(OutRelayError):
+    """A stream was refused before it began. Source: protocol.md section 3, reject codes."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}"
+
+
+class StoreError(OutRelayError):
+    """The controller's database cannot be used."""
+
+    def __init__(self, subject: str, fault: str) -> None:
+        super().__init__(subject, fault)
+        self.subject = subject
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.fault}"
