@@ -57,13 +57,15 @@ class Identity:
         parts = text[len(SCHEME) :].split("/")
         if len(parts) != 3:
             raise IdentityError(repr(text), "is not of the form outrelay://<realm>/<role>/<name>")
-        realm, role, name = parts
-        if role not in Role:
-            raise IdentityError(repr(text), f"names no role we know: {role!r}")
+        realm, role_name, name = parts
+        try:
+            role = Role(role_name)
+        except ValueError:
+            raise IdentityError(repr(text), f"names no role we know: {role_name!r}") from None
         if not _LABEL.fullmatch(realm):
             raise IdentityError(repr(text), f"has an invalid tenant or region: {realm!r}")
-        form = _UUID if role == Role.AGENT else _LABEL
+        form = _UUID if role is Role.AGENT else _LABEL
         if not form.fullmatch(name):
-            what = "uuid (canonical, lower-case)" if role == Role.AGENT else "id"
+            what = "uuid (canonical, lower-case)" if role is Role.AGENT else "id"
             raise IdentityError(repr(text), f"has an invalid {what}: {name!r}")
-        return cls(realm=realm, role=Role(role), name=name)
+        return cls(realm=realm, role=role, name=name)
