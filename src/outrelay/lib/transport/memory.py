@@ -1,14 +1,12 @@
 """A carrier inside one process, for tests of everything above the transport.
 
-Words: the *network* is where listeners and dialers of one test meet. A *pipe* is one
-direction of a stream; a connection has two *ends*, each the other's ``peer_end``.
+Words: the *network* is where listeners and dialers of one test meet. A connection has two
+*ends*, each the other's ``peer_end``.
 
 It keeps the carrier's promises as a real one does, so that code tested on it behaves the
 same on QUIC:
 
-- A pipe holds at most ``WINDOW`` bytes the reader has not taken ("sent"), and
-  ``WRITE_BUFFER`` more ("unsent"); then the writer waits. What the window holds counts as
-  acknowledged: ``wait_finished`` says nothing about what the reader has read.
+- A direction holds a bounded number of bytes (pipe.py); then its writer waits.
 - A stream exists for the peer from the first write, finish, reset or stop on it.
 - The opener gets a stream's credit back when both its directions are over.
 - A connection that ends takes what was not read with it.
@@ -21,24 +19,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection, Iterator
-from typing import Generic, TypeVar
 
-from outrelay.lib.errors import (
-    Closed,
-    ConfigError,
-    ErrorCode,
-    LocalProtocolError,
-    Refused,
-    Reset,
-    TransportError,
-)
+from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Refused
 from outrelay.lib.identity.uri import Identity, Role
-from outrelay.lib.transport.carrier import READ_SIZE, WRITE_BUFFER, Address
-
-T = TypeVar("T")
-
-WINDOW = 256 * 1024
-"""Bytes of one direction that are under way to the reader."""
+from outrelay.lib.transport.carrier import READ_SIZE, Address
+from outrelay.lib.transport.pipe import Arrivals, Pipe
 
 MAX_STREAMS = 1_000
 """Streams each end of a connection may have open."""
@@ -127,7 +112,7 @@ class MemoryListener:
         self.dns_names = dns_names
         self.expires = expires
         self._network = network
-        self._backlog = _Arrivals[MemoryConnection]()
+        self._backlog = Arrivals[MemoryConnection]()
         self._accepted: list[MemoryConnection] = []
 
     async def accept(self) -> MemoryConnection:
@@ -227,7 +212,7 @@ class MemoryConnection:
         self.peer_address = peer_address
         self._ids: Iterator[int] = itertools.count(first_id, 4)  # numbered as QUIC does
         self._credit = asyncio.Semaphore(max_streams)
-        self._arrivals = _Arrivals[MemoryStream]()
+        self._arrivals = Arrivals[MemoryStream]()
         self._streams: dict[int, MemoryStream] = {}
         self._closed: Closed | None = None
         self._ended = asyncio.Event()
@@ -293,7 +278,7 @@ class MemoryConnection:
                 self.peer_end.drop(stream_id)
                 self._credit.release()
 
-        up, down = _Pipe(over), _Pipe(over)
+        up, down = Pipe(over), Pipe(over)
         theirs = MemoryStream(stream_id, incoming=up, outgoing=down)
         ours = MemoryStream(
             stream_id, incoming=down, outgoing=up, announce=lambda: self.peer_end.arrive(theirs)
@@ -309,8 +294,8 @@ class MemoryStream:
         self,
         stream_id: int,
         *,
-        incoming: _Pipe,
-        outgoing: _Pipe,
+        incoming: Pipe,
+        outgoing: Pipe,
         announce: Callable[[], None] | None = None,
     ) -> None:
         self.id = stream_id
@@ -361,147 +346,3 @@ class MemoryStream:
         if self._announce:
             announce, self._announce = self._announce, None
             announce()
-
-
-class _Pipe:
-    """One direction of a stream: one writer, one reader, a bounded buffer between.
-
-    Args:
-        on_over: Called each time the pipe may have become ``over``.
-    """
-
-    def __init__(self, on_over: Callable[[], None]) -> None:
-        self._on_over = on_over
-        self._buffer = bytearray()
-        self._finished = False
-        self._reading = False
-        self._writing = False
-        self._read_error: TransportError | None = None
-        self._write_error: TransportError | None = None
-        self._changed = asyncio.Event()
-
-    @property
-    def unsent(self) -> int:
-        """Bytes behind those the window holds."""
-        return 0 if self._write_error else max(0, len(self._buffer) - WINDOW)
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing will pass any more."""
-        return self._read_error is not None or (self._finished and not self._buffer)
-
-    @property
-    def _acknowledged(self) -> bool:
-        return self._finished and not self._write_error and not self.unsent
-
-    async def read(self, limit: int) -> bytes:
-        if self._reading:
-            raise LocalProtocolError("two readers on one stream")
-        self._reading = True
-        try:
-            while not (self._buffer or self._finished or self._read_error):
-                await self._change()
-        finally:
-            self._reading = False
-        if self._read_error:
-            raise self._read_error.with_traceback(None)
-        data = bytes(self._buffer[:limit])
-        del self._buffer[:limit]
-        self._notify()
-        return data
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._writing:
-            raise LocalProtocolError("two writers on one stream")
-        self._writing = True
-        try:
-            with memoryview(data) as view:
-                taken = self._take(view)
-                while taken < len(view):
-                    await self._change()
-                    taken += self._take(view[taken:])
-        finally:
-            self._writing = False
-
-    def finish(self) -> None:
-        self._finished = True
-        self._notify()
-
-    def abandon(self, code: ErrorCode) -> None:
-        """The writer gives up."""
-        if not self._acknowledged:
-            self._fail(Reset(code), Reset(code))
-
-    def refuse(self, code: ErrorCode) -> None:
-        """The reader gives up; what the window holds was acknowledged."""
-        if not self.over:
-            self._fail(Reset(code), None if self._acknowledged else Reset(code))
-
-    def lose_reader(self, closed: Closed) -> None:
-        if not self.over:
-            self._fail(closed, None)
-
-    def lose_writer(self, closed: Closed) -> None:
-        if not self._acknowledged:
-            self._fail(None, closed)
-
-    async def wait_finished(self) -> None:
-        while not (self._acknowledged or self._write_error):
-            await self._change()
-        if self._write_error:
-            raise self._write_error.with_traceback(None)
-
-    def _take(self, view: memoryview) -> int:
-        """Buffer what fits; how much that was."""
-        if self._write_error:
-            raise self._write_error.with_traceback(None)
-        if self._finished:
-            raise LocalProtocolError("write after finish")
-        part = view[: WINDOW + WRITE_BUFFER - len(self._buffer)]
-        self._buffer += part
-        self._notify()
-        return len(part)
-
-    def _fail(self, reader: TransportError | None, writer: TransportError | None) -> None:
-        """End the pipe early for either side; what came first stays."""
-        self._read_error = self._read_error or reader
-        self._write_error = self._write_error or writer
-        self._notify()
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._on_over()
-
-
-class _Arrivals(Generic[T]):
-    """A queue that can end: what waits in it is dropped, whoever waits on it is told."""
-
-    def __init__(self) -> None:
-        self._queue = asyncio.Queue[T | None]()
-        self._closed: Closed | None = None
-
-    def __len__(self) -> int:
-        return self._queue.qsize()
-
-    def put(self, item: T) -> None:
-        self._queue.put_nowait(item)
-
-    async def get(self) -> T:
-        item = await self._queue.get()
-        if item is None:
-            assert self._closed
-            self._queue.put_nowait(None)  # whoever waits next learns it too
-            raise self._closed.with_traceback(None)
-        return item
-
-    def end(self, closed: Closed) -> None:
-        if self._closed:
-            return
-        self._closed = closed
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put_nowait(None)
