@@ -1,0 +1,321 @@
+"""Command lines: flags that are also environment variables and keys of a TOML file.
+
+A value comes from the flag, else from the environment (``OUTRELAY_RELAY_LISTEN`` for the
+relay's ``--listen``; an empty variable counts as unset), else from the key ``listen`` of
+the ``--config`` file, else from the default. A flag that may be repeated takes comma lists
+wherever it comes from, and arrays in the file.
+
+    @command("relay", run=app.run, check=app.check, examples="outrelay-relay --cert ...")
+    @flag("--listen", type=ADDRESS, default="127.0.0.1:7443", help="Where agents dial in.")
+    @credential_flags(required=True)
+    def main(listen: Address, cert: Path, key: Path, ca: Path) -> RelayOptions:
+        \"\"\"What the help says first.\"\"\"
+        return RelayOptions(listen=listen, ...)
+
+``main()`` is then the program, with the flags that all services have: ``--config``,
+``--check``, ``--log-format``, ``--log-level``, ``--version``.
+
+Exit codes: 2 for a bad command line, 78 for a value from anywhere else that is bad, and
+for one that is missing everywhere.
+
+Source: commands.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import textwrap
+import tomllib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from outrelay import __version__
+from outrelay.lib.errors import ConfigError
+from outrelay.lib.observe import logs
+from outrelay.lib.service import EXIT_CONFIG, print_fault, serve
+from outrelay.lib.values import (
+    Address,
+    address_text,
+    parse_address,
+    parse_duration,
+    parse_optional_address,
+    parse_size,
+)
+
+__all__ = [
+    "ADDRESS",
+    "DURATION",
+    "FILE",
+    "OPTIONAL_ADDRESS",
+    "SIZE",
+    "Address",
+    "Flag",
+    "ParsedType",
+    "ServiceCommand",
+    "address_text",
+    "command",
+    "context_settings",
+    "credential_flags",
+    "flag",
+]
+
+OptionsT = TypeVar("OptionsT")
+Parsed = TypeVar("Parsed")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+
+class ParsedType(click.ParamType[Parsed]):
+    """A click type made of a parsing function.
+
+    Args:
+        name: What the help shows for the value.
+        parse: Text to value; a ValueError's message is what the user reads.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Parsed]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Parsed:
+        """The value that a text stands for.
+
+        Raises:
+            click.BadParameter: It stands for none.
+        """
+        try:
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = ParsedType("duration", parse_duration)
+SIZE = ParsedType("size", parse_size)
+ADDRESS = ParsedType("host:port", parse_address)
+OPTIONAL_ADDRESS = ParsedType("host:port", parse_optional_address)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+# ---- flags ---------------------------------------------------------------------------------
+
+
+class Flag(click.Option):
+    """An option that, when it may be repeated, takes comma lists as well."""
+
+    def type_cast_value(self, ctx: click.Context, value: object) -> object:
+        """Convert what was given; see the module's text for lists."""
+        if self.multiple and isinstance(value, Iterable):
+            parts = (part.strip() for text in value for part in str(text).split(","))
+            value = [part for part in parts if part]
+        return super().type_cast_value(ctx, value)
+
+
+flag = functools.partial(click.option, cls=Flag)
+"""``click.option`` for our programs. Defaults are written as people write the values."""
+
+
+def credential_flags(*, required: bool) -> Callable[[Decorated], Decorated]:
+    """``--cert``, ``--key`` and ``--ca``, passed on as paths (None when optional and absent)."""
+    flags = (
+        ("--cert", "Certificate (PEM) whose URI SAN is this program's identity."),
+        ("--key", "Private key (PEM) of the certificate."),
+        ("--ca", "CA certificates (PEM) that peers are verified by."),
+    )
+
+    def decorate(function: Decorated) -> Decorated:
+        for name, text in reversed(flags):
+            function = flag(name, type=FILE, required=required, help=text)(function)
+        return function
+
+    return decorate
+
+
+def command(
+    component: str,
+    *,
+    run: Callable[[OptionsT, asyncio.Event], Awaitable[None]],
+    check: Callable[[OptionsT], Iterable[str]],
+    examples: str,
+) -> Callable[[Callable[..., OptionsT]], click.Command]:
+    """Make a service's program out of the function that turns its flags into its options.
+
+    The function's docstring is the help. It may raise ConfigError.
+
+    Args:
+        component: ``relay``, ``agent`` or ``controller``.
+        run: The service; see ``outrelay.lib.service.serve``.
+        check: What ``--check`` finds at fault, one line each; nothing when all is well.
+        examples: Command lines that work, for the end of the help.
+    """
+
+    def decorate(build: Callable[..., OptionsT]) -> click.Command:
+        @functools.wraps(build)
+        def start(*, log_format: str, log_level: str, only_check: bool, **flags: object) -> None:
+            options = build(**flags)
+            if only_check:
+                _report_faults(component, list(check(options)))
+            serve(
+                component,
+                functools.partial(run, options),
+                log_format=log_format,
+                log_level=log_level,
+            )
+
+        made = click.command(
+            f"outrelay-{component}",
+            cls=ServiceCommand,
+            context_settings=context_settings(component),
+            epilog="\b\nExamples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        )(start)
+        return _with_common_flags(made)
+
+    return decorate
+
+
+def context_settings(component: str) -> dict[str, object]:
+    """Click's settings for a program: its environment variables and how help looks."""
+    return {
+        "auto_envvar_prefix": f"OUTRELAY_{component.upper()}",
+        "show_default": True,
+        "max_content_width": 100,
+    }
+
+
+def _with_common_flags(made: click.Command) -> click.Command:
+    for decorate in (
+        flag(
+            "--config",
+            type=FILE,
+            is_eager=True,
+            expose_value=False,
+            callback=_read_config,
+            help="TOML file with values for flags not given otherwise.",
+        ),
+        flag("--log-format", type=click.Choice(logs.FORMATS), default="text", help="Form of logs."),
+        flag("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level."),
+        flag(
+            "--check",
+            "only_check",
+            is_flag=True,
+            help="Check configuration, certificates and listeners, then exit: 0 or 78.",
+        ),
+        click.version_option(__version__, message=f"{made.name} %(version)s"),
+    ):
+        made = decorate(made)
+    return made
+
+
+def _report_faults(component: str, faults: list[str]) -> NoReturn:
+    for fault in faults:
+        print_fault(component, fault)
+    if not faults:
+        click.echo(f"outrelay-{component}: the configuration is fine")
+    raise SystemExit(EXIT_CONFIG if faults else 0)
+
+
+# ---- the configuration file ----------------------------------------------------------------
+
+_CONFIG_PATH = f"{__name__}.config"
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string"}
+
+
+def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    """Make the values of the file the defaults of the flags."""
+    if path is None:
+        return
+    flags = {each.name: each for each in ctx.command.params if _is_configurable(each)}
+    values = {key.replace("-", "_"): value for key, value in _load(path).items()}
+    unknown = sorted(values.keys() - flags.keys())
+    if unknown:
+        names = ", ".join(key.replace("_", "-") for key in unknown)
+        raise ConfigError(
+            str(path), f"unknown keys: {names}", "keys are named like flags; see --help"
+        )
+    for key, value in values.items():
+        _check_kind(f"{path}: {key.replace('_', '-')}", flags[key], value)
+    ctx.meta[_CONFIG_PATH] = path
+    ctx.default_map = {
+        key: [value] if flags[key].multiple and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _is_configurable(param: click.Parameter) -> bool:
+    return isinstance(param, click.Option) and not param.is_eager and param.name != "only_check"
+
+
+def _load(path: Path) -> Mapping[str, object]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from error
+
+
+def _check_kind(subject: str, param: click.Parameter, value: object) -> None:
+    kind: type = {"boolean": bool, "integer": int}.get(param.type.name, str)
+    elements = value if param.multiple and isinstance(value, list) else [value]
+    if any(type(each) is not kind for each in elements):
+        lists = " or an array of them" if param.multiple else ""
+        raise ConfigError(subject, f"must be {_KINDS[kind]}{lists}, not {value!r}")
+
+
+# ---- faults --------------------------------------------------------------------------------
+
+
+class ServiceCommand(click.Command):
+    """A command that ends with 78 and one line when its configuration is at fault."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the flags; what is wrong elsewhere than on the command line is a fault."""
+        try:
+            return super().parse_args(ctx, args)
+        except ConfigError as error:
+            raise _Fault(self, str(error)) from error
+        except click.BadParameter as error:
+            fault = _fault_of(error, ctx)
+            if fault is None:
+                raise
+            raise _Fault(self, fault) from error
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the program."""
+        try:
+            super().invoke(ctx)
+        except ConfigError as error:
+            raise _Fault(self, str(error)) from error
+
+
+class _Fault(click.ClickException):
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, program: click.Command, fault: str) -> None:
+        super().__init__(fault)
+        self._program = program
+
+    def show(self, file: IO[str] | None = None) -> None:
+        click.echo(f"{self._program.name}: {self.message}", file=file, err=True)
+
+
+def _fault_of(error: click.BadParameter, ctx: click.Context) -> str | None:
+    """What to tell when the value did not come from the command line."""
+    assert error.param is not None
+    assert error.param.name is not None
+    key = error.param.name.replace("_", "-")
+    variable = f"{ctx.auto_envvar_prefix}_{error.param.name.upper()}"
+    if isinstance(error, click.MissingParameter):
+        return f"--{key}: is missing; give the flag, {variable}, or {key!r} in the --config file"
+    source = ctx.get_parameter_source(error.param.name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f"{variable}: {error.message}"
+    if source is ParameterSource.DEFAULT_MAP:
+        return f"{ctx.meta[_CONFIG_PATH]}: {key}: {error.message}"
+    return None
