@@ -1,0 +1,52 @@
+"""What every test gets: the event loops, and a check that nothing is left behind.
+
+An async test runs on asyncio's loop; one marked ``both_loops`` (usually a whole module:
+``pytestmark = pytest.mark.both_loops``) runs once on asyncio's and once on uvloop's.
+Sockets and transports left open fail the run by their ResourceWarning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import psutil
+import pytest
+import pytest_asyncio
+import uvloop
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,
+    item: pytest.Item,
+) -> dict[str, LoopFactory]:
+    loops: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item):
+            item.fixturenames.insert(0, "no_task_left")
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Fails a test that leaves a task behind; every async test uses it."""
+    yield
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=1)  # those that are just ending may
+        assert not left, f"tasks left running: {sorted(task.get_name() for task in left)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fails a run that leaves a process behind."""
+    yield
+    left = psutil.Process().children(recursive=True)
+    assert not left, f"processes left running: {[child.cmdline() for child in left]}"
