@@ -1,0 +1,166 @@
+"""The numbers a running OutRelay keeps about itself, as Prometheus metric families.
+
+Each service makes one registry (``new_registry``) and one of RelayMetrics, AgentMetrics and
+ControllerMetrics on it, and hands the parts to the rooms that count. Names, types and
+labels are declared here and nowhere else.
+
+Invariant: a label takes its values from a small fixed set, never from what a peer sent.
+A process's memory stays flat however many agents, tenants and services there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from outrelay import __version__
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry that holds the version and the process's memory, time and files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    Info("outrelay_build", "Which OutRelay this is.", registry=registry).info(
+        {"version": __version__}
+    )
+    return registry
+
+
+class CarrierMetrics:
+    """Connections: relay and agent.
+
+    Labels: ``role`` of the peer, ``carrier`` as ``Connection.carrier``; ``reason`` a phrase
+    of our own ("certificate", "alpn", "timeout"), never the peer's text.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.connections = Gauge(
+            "outrelay_connections",
+            "Verified connections that are up.",
+            ["role", "carrier"],
+            registry=registry,
+        )
+        self.handshakes_refused = Counter(
+            "outrelay_handshakes_refused",
+            "Connections refused before their peer was verified.",
+            ["reason"],
+            registry=registry,
+        )
+
+
+class StreamMetrics:
+    """Streams and their bytes: relay and agent.
+
+    Labels: ``result`` is ``closed`` for a stream that came to its end on both sides, a
+    lower-case name of ErrorCode for one that was reset, a number of RejectCode for one that
+    was refused; ``direction`` is ``up`` from the consumer, ``down`` to it.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge("outrelay_streams_open", "Streams that are spliced.", registry=registry)
+        self.opened = Counter(
+            "outrelay_streams_opened", "Streams that were spliced.", registry=registry
+        )
+        self.ended = Counter(
+            "outrelay_streams_ended",
+            "Streams that ended or were refused.",
+            ["result"],
+            registry=registry,
+        )
+        carried = Counter(
+            "outrelay_stream_bytes",
+            "Payload bytes carried by streams.",
+            ["direction"],
+            registry=registry,
+        )
+        self.bytes_up = carried.labels("up")
+        self.bytes_down = carried.labels("down")
+
+
+class PolicyMetrics:
+    """Policy as the relay applies it. Label: ``decision`` is ``allow`` or ``deny``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.decisions = Counter(
+            "outrelay_policy_decisions",
+            "Decisions about streams and registrations.",
+            ["decision"],
+            registry=registry,
+        )
+        self.rules = Gauge("outrelay_policy_rules", "Rules held.", registry=registry)
+
+
+class AuditMetrics:
+    """Audit events on their way from the relay to the controller."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queued = Gauge(
+            "outrelay_audit_queue_events", "Audit events not yet stored.", registry=registry
+        )
+        self.sent = Counter(
+            "outrelay_audit_events_sent", "Audit events the controller stored.", registry=registry
+        )
+
+
+class RpcMetrics:
+    """Calls the controller serves.
+
+    Labels: ``method`` is the full name of the rpc, ``code`` the name of its status.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.calls = Counter(
+            "outrelay_rpc_calls", "Calls that ended.", ["method", "code"], registry=registry
+        )
+        self.watchers = Gauge(
+            "outrelay_watchers", "Watch streams that are open.", ["method"], registry=registry
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RelayMetrics:
+    """What a relay counts."""
+
+    carrier: CarrierMetrics
+    streams: StreamMetrics
+    policy: PolicyMetrics
+    audit: AuditMetrics
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> RelayMetrics:
+        """Declare them on ``registry``."""
+        return cls(
+            carrier=CarrierMetrics(registry),
+            streams=StreamMetrics(registry),
+            policy=PolicyMetrics(registry),
+            audit=AuditMetrics(registry),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentMetrics:
+    """What an agent counts."""
+
+    carrier: CarrierMetrics
+    streams: StreamMetrics
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> AgentMetrics:
+        """Declare them on ``registry``."""
+        return cls(carrier=CarrierMetrics(registry), streams=StreamMetrics(registry))
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerMetrics:
+    """What a controller counts."""
+
+    rpc: RpcMetrics
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> ControllerMetrics:
+        """Declare them on ``registry``."""
+        return cls(rpc=RpcMetrics(registry))
