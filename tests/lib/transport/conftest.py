@@ -1,0 +1,23 @@
+"""The carriers that the contract suite runs on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.lib.transport.carriers import HARNESSES, Harness, Pair
+
+
+@pytest.fixture(params=HARNESSES)
+async def carrier(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """One carrier, ready to listen and dial."""
+    harness: Harness = HARNESSES[request.param]()
+    yield harness
+    await harness.close()
+
+
+@pytest.fixture
+async def pair(carrier: Harness) -> Pair:
+    """A connection from end to end."""
+    return await carrier.connect()
