@@ -13,7 +13,7 @@ from tests.lib.transport.streams import closing
 
 async def test_nobody_answers_at_an_address_without_a_listener() -> None:
     dialer = MemoryNetwork().dialer(AGENT)
-    with pytest.raises(Refused, match="127.0.0.1:7443: nobody answered") as refusal:
+    with pytest.raises(Refused, match="nobody answered") as refusal:
         await dialer.dial(("127.0.0.1", 7443), roles={Role.RELAY})
     assert not refusal.value.final
 
@@ -21,7 +21,7 @@ async def test_nobody_answers_at_an_address_without_a_listener() -> None:
 async def test_an_address_has_one_listener_at_a_time() -> None:
     network = MemoryNetwork()
     listener = network.listen(("127.0.0.1", 7443), RELAY)
-    with pytest.raises(ConfigError, match="127.0.0.1:7443"):
+    with pytest.raises(ConfigError, match="in use"):
         network.listen(("127.0.0.1", 7443), RELAY)
     assert network.listen(LOOPBACK, RELAY).address != network.listen(LOOPBACK, RELAY).address
     await listener.close()
