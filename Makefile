@@ -2,23 +2,123 @@
 
 .DEFAULT_GOAL := all
 SHELL := /bin/bash
-PYTHON ?= python3
+MAKEFLAGS += --no-print-directory
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The first of these that is new enough; `make PYTHON=...` overrides.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+  $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+##@ Use
+
+.PHONY: demo
+demo: $(STAMP) ## run the main job on this machine, and tell what happens
+	@$(BIN)/python tools/demo
+
+.PHONY: dev-pki
+dev-pki: $(STAMP) ## make certificates for trying things out, in .dev-pki
+	@$(BIN)/python tools/dev-pki $(ARGS)
+
+##@ Develop
+
+.PHONY: all
+all: proto format lint types test ## what bare `make` does: everything before a commit
+
+.PHONY: check
+check: lint types check-proto check-docs ## all that can be checked without running tests; fast
+
+.PHONY: format
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: lint
+lint: $(STAMP) ## check format, lint rules and import directions
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+
+.PHONY: types
+types: $(STAMP) ## check types
+	@$(BIN)/mypy --no-error-summary
+
+##@ Test
+
+PYTEST := $(BIN)/python -m pytest --cov --cov-report=
+# Rooms without input and output: their tests reach every branch.
+PURE := src/outrelay/lib/orp/*,src/outrelay/lib/policy/*,src/outrelay/lib/identity/uri.py
+
+# Quiet when the coverage is there: pytest's summary stays the last line.
+define cover
+@$(BIN)/coverage report --skip-covered --show-missing --fail-under=$(1) $(2) > $(VENV)/coverage.txt \
+  || { cat $(VENV)/coverage.txt; exit 1; }
+endef
+
+.PHONY: test
+test: $(STAMP) ## test what needs nothing but Python
+	@$(PYTEST) -m "not root and not netlab"
+	$(call cover,100,--include='$(PURE)')
+	$(call cover,90)
+
+.PHONY: test-all
+test-all: bench-smoke $(STAMP) ## test that and what needs root
+	@$(PYTEST)
+	$(call cover,100,--include='$(PURE)')
+	$(call cover,90)
+
+.PHONY: bench
+bench: $(STAMP) ## measure throughput, latency and memory; direct TCP beside it
+	@$(BIN)/python tools/bench $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: $(STAMP)
+	@$(BIN)/python tools/bench --smoke
+
+##@ Generate
 
 PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto)
+OUT ?= src
 
 .PHONY: proto
 proto: $(STAMP) ## generate the protobuf code from api/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc \
 	  -Ioutrelay/lib/orp/v1=api/orp/v1 -Ioutrelay/lib/control/v1=api/control/v1 \
-	  --python_out=$(or $(OUT),src) --grpc_python_out=$(or $(OUT),src) \
-	  --mypy_out=quiet:$(or $(OUT),src) --mypy_grpc_out=quiet:$(or $(OUT),src) $(PROTOS)
-	@rm -f $(or $(OUT),src)/outrelay/lib/orp/v1/orp_pb2_grpc.py*
+	  --python_out=$(OUT) --grpc_python_out=$(OUT) \
+	  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+	@rm -f $(OUT)/outrelay/lib/orp/v1/orp_pb2_grpc.py*
+
+.PHONY: docs-reference
+docs-reference: $(STAMP) ## generate docs/reference from the code
+	@$(BIN)/python -m outrelay.tools.reference
+
+.PHONY: check-proto
+check-proto: $(STAMP)
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) proto OUT="$$made" \
+	  && digests() { cd "$$1" && find . -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum; } \
+	  && diff <(digests src) <(digests "$$made") \
+	  || { echo 'the generated protobuf code is not that of api/: run `make proto`'; exit 1; }
+
+.PHONY: check-docs
+check-docs: $(STAMP)
+	@$(BIN)/python -m outrelay.tools.reference --check
+
+##@ Rest
+
+.PHONY: clean
+clean: ## remove the virtualenv, caches and what was built
+	rm -rf $(VENV) build dist src/*.egg-info .coverage .coverage.* bench-out
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@if [ -z "$(PYTHON)" ]; then echo "OutRelay needs Python 3.11 or newer;" \
+	  "python3 is $$(python3 --version 2>&1). Install one, or run: make PYTHON=/path/to/python" >&2; exit 1; fi
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
