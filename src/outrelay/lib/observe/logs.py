@@ -4,7 +4,7 @@ Words: an *event* is a short lower-case phrase that never varies ("stream opened
 varies are the *fields*, passed as keywords. The *component* is the process: relay, agent.
 
     log = get_logger(__name__)
-    log.info("stream opened", stream_id="%016x" % stream_id, peer=identity)
+    log.info("stream opened", stream_id=f"{stream_id:016x}", peer=identity)
 
 Invariants:
 
