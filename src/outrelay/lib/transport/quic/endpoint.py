@@ -1,0 +1,284 @@
+"""The QUIC carrier's shell: one UDP socket that listens and dials.
+
+It reads datagrams in batches, feeds the engine, lets the tasks the engine's events woke run,
+and then sends once per connection: acknowledgements, credit and data leave together. It is
+the only place of the carrier with a socket, a clock and timers.
+
+Words: a *flush* asks the engine for packets and sends them; a *tick* once a second keeps
+dialled connections alive and ends those whose peer's certificate has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+
+from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Refused
+from outrelay.lib.identity.certs import Credentials, Trust
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.quic.connection import QuicConnection
+from outrelay.lib.transport.quic.engine import (
+    Engine,
+    EngineOptions,
+    Event,
+    EventKind,
+    Transmit,
+)
+from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
+from outrelay.lib.transport.quic.udp import UdpSocket
+
+RECEIVE_BUDGET = 96 * 1024
+"""Bytes taken from the socket before the tasks they woke get their turn."""
+
+BACKLOG = 1024
+"""Verified connections that may wait for ``accept``."""
+
+TICK = 1.0
+PING_IDLE = 3
+"""Ticks between keep-alives of a dialled connection without streams; with some: every one."""
+
+OnRefused = Callable[[Address, str], None]
+
+
+class QuicEndpoint:
+    """Listener and Dialer of the carrier port on one socket; make it with ``bind``."""
+
+    def __init__(self, sock: UdpSocket, engine: Engine, on_refused: OnRefused | None) -> None:
+        self._socket = sock
+        self._engine = engine
+        self._on_refused = on_refused
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[int, QuicConnection] = {}
+        self._dials: dict[int, asyncio.Future[QuicConnection]] = {}
+        self._dialled: set[int] = set()
+        self._accepted: deque[QuicConnection] = deque()
+        self._acceptor: asyncio.Future[None] | None = None
+        self._outgoing: deque[Transmit] = deque()
+        self._flush_handle: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @classmethod
+    async def bind(
+        cls,
+        address: Address,
+        *,
+        credentials: Credentials,
+        trust: Trust,
+        accept_roles: Collection[Role] = frozenset({Role.AGENT, Role.RELAY}),
+        on_refused: OnRefused | None = None,
+        alpn: str = "orp/1",
+        options: EngineOptions | None = None,
+    ) -> QuicEndpoint:
+        """An endpoint on ``address``.
+
+        Args:
+            address: Numeric host and port; ``::`` is every address of both families.
+            credentials: What we show, dialling and listening.
+            trust: Whom the peers' certificates must come from.
+            accept_roles: Roles that may dial us; empty: a dialler only.
+            on_refused: Called with address and reason of every handshake refused here.
+            alpn: The one protocol spoken.
+            options: Replaces the four above, for tests of limits.
+
+        Raises:
+            ConfigError: The address cannot be bound.
+        """
+        try:
+            sock = UdpSocket(address)
+        except OSError as error:
+            raise ConfigError(
+                f"{address[0]}:{address[1]} (UDP)", f"cannot be bound: {error.strerror}"
+            ) from error
+        engine = AioquicEngine(
+            options
+            or EngineOptions(
+                credentials=credentials,
+                trust=trust,
+                accept_roles=frozenset(accept_roles),
+                alpn=alpn,
+            )
+        )
+        return cls(sock, engine, on_refused)
+
+    @property
+    def address(self) -> Address:
+        return self._socket.address
+
+    # Listener and Dialer
+
+    async def accept(self) -> QuicConnection:
+        while not self._accepted:
+            if self._closed:
+                raise Closed(reason="the listener is closed")
+            self._acceptor = self._loop.create_future()
+            try:
+                await self._acceptor
+            finally:
+                self._acceptor = None
+        return self._accepted.popleft()
+
+    async def dial(
+        self, address: Address, *, roles: Collection[Role], server_name: str = "localhost"
+    ) -> QuicConnection:
+        if self._closed:
+            raise Closed(reason="the endpoint is closed")
+        number = self._engine.connect(
+            address, roles=roles, server_name=server_name, now=self._loop.time()
+        )
+        answer: asyncio.Future[QuicConnection] = self._loop.create_future()
+        self._dials[number] = answer
+        self._dialled.add(number)
+        self._flush_soon()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().close()
+            else:
+                self._engine.close(number, ErrorCode.NONE, "")
+            self._flush_soon()
+            raise
+        finally:
+            self._dials.pop(number, None)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        for connection in list(self._connections.values()):
+            connection.close()
+        for answer in self._dials.values():
+            if not answer.done():
+                answer.set_exception(Closed(reason="the endpoint is closed"))
+        self._flush()
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        for handle in (self._flush_handle, self._timer, self._ticker):
+            if handle is not None:
+                handle.cancel()
+        self._socket.close()
+        if self._acceptor is not None and not self._acceptor.done():
+            self._acceptor.set_result(None)
+        self._accepted.clear()
+
+    # Datagrams
+
+    def _readable(self) -> None:
+        now = self._loop.time()
+        for data, segment_size, sender in self._socket.receive(RECEIVE_BUDGET):
+            self._engine.receive(data, segment_size, sender, now)
+        self._dispatch()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush_handle is None and not self._closed:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send one burst per connection; come back for more after everybody's turn."""
+        self._flush_handle = None
+        if self._closed:
+            return
+        if not self._outgoing:
+            self._outgoing.extend(self._engine.transmits(self._loop.time()))
+        more = bool(self._outgoing)
+        while self._outgoing:
+            if not self._socket.send(self._outgoing[0]):
+                self._loop.add_writer(self._socket.fileno(), self._writable)
+                return
+            self._outgoing.popleft()
+        self._dispatch()
+        if more:
+            self._flush_soon()
+        else:
+            self._arm()
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._socket.fileno())
+        self._flush_soon()
+
+    # Time
+
+    def _arm(self) -> None:
+        deadline = self._engine.next_deadline()
+        if deadline is None:
+            return
+        if self._timer is None or deadline < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self._engine.handle_timeout(self._loop.time())
+        self._dispatch()
+        self._flush_soon()
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        wall = time.time()
+        for number, connection in list(self._connections.items()):
+            if wall >= connection.peer_expires:
+                connection.close(ErrorCode.DENIED, "the peer's certificate has expired")
+            elif number in self._dialled and (
+                connection.has_streams or self._ticks % PING_IDLE == 0
+            ):
+                self._engine.ping(number)
+        self._flush_soon()
+        self._ticker = self._loop.call_later(TICK, self._tick) if self._connections else None
+
+    # Events
+
+    def _dispatch(self) -> None:
+        for event in self._engine.events():
+            match event.kind:
+                case EventKind.CONNECTED:
+                    self._connected(event)
+                case EventKind.REFUSED:
+                    self._refused(event)
+                case EventKind.DRAINED:
+                    pass
+                case _:
+                    connection = self._connections.get(event.connection)
+                    if connection is not None:
+                        connection.dispatch(event)
+                    if event.kind is EventKind.LOST:
+                        self._connections.pop(event.connection, None)
+                        self._dialled.discard(event.connection)
+
+    def _connected(self, event: Event) -> None:
+        assert event.peer is not None
+        connection = QuicConnection(
+            self._engine, event.connection, event.peer, self.address, self._flush_soon
+        )
+        self._connections[event.connection] = connection
+        if self._ticker is None:
+            self._ticker = self._loop.call_later(TICK, self._tick)
+        answer = self._dials.get(event.connection)
+        if answer is not None and not answer.done():
+            answer.set_result(connection)
+        elif event.connection in self._dialled:
+            connection.close()  # whoever dialled has gone
+        elif len(self._accepted) >= BACKLOG:
+            connection.close(ErrorCode.LIMIT, "too many connections wait")
+        else:
+            self._accepted.append(connection)
+            if self._acceptor is not None and not self._acceptor.done():
+                self._acceptor.set_result(None)
+
+    def _refused(self, event: Event) -> None:
+        assert event.address is not None
+        answer = self._dials.get(event.connection)
+        if answer is not None and not answer.done():
+            host, port = event.address
+            answer.set_exception(Refused(f"{host}:{port}", event.reason, final=event.final))
+        elif event.connection not in self._dialled and self._on_refused is not None:
+            self._on_refused(event.address, event.reason)
+        self._dialled.discard(event.connection)

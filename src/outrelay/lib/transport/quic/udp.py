@@ -1,0 +1,168 @@
+"""A non-blocking UDP socket that moves batches: UDP_GRO in, UDP_SEGMENT out.
+
+Where the kernel lacks either, one datagram a system call does the same. A wildcard IPv6
+socket carries IPv4 too; its mapped addresses stay inside this module.
+
+Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER), ipv6(7) (IPV6_V6ONLY).
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Iterator
+
+from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.quic.engine import Transmit
+
+_log = logging.getLogger(__name__)
+
+BUFFER_SIZE = 4 << 20
+"""Kernel buffers asked for, each way, bytes."""
+
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
+_NO_SEGMENTS = (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+_MAPPED = "::ffff:"
+
+
+class UdpSocket:
+    """One bound socket.
+
+    Args:
+        address: Numeric host and port; host ``::`` means every address of both families,
+            or of IPv4 alone where there is no IPv6.
+
+    Raises:
+        OSError: It cannot be bound.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._socket, self._is_v6 = _bind(address)
+        self._receives_batches = _try(self._socket, _SOL_UDP, _UDP_GRO, 1)
+        self._sends_batches = True
+        self._buffer = bytearray(65536)
+        self._view = memoryview(self._buffer)
+        host, port = self._socket.getsockname()[:2]
+        self.address: Address = (host, port)
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def receive(self, budget: int) -> Iterator[tuple[memoryview, int, Address]]:
+        """What has arrived: (bytes, segment size or 0, sender), until none or ``budget`` bytes.
+
+        The bytes are valid until the next step of the iteration.
+        """
+        while budget > 0:
+            try:
+                size, ancillary, _, sender = self._socket.recvmsg_into([self._buffer], 64)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:  # an ICMP error an earlier send brought: the engine's timers judge
+                continue
+            segment_size = _segment_size(ancillary) if ancillary else 0
+            budget -= size
+            yield self._view[:size], segment_size, _unmapped(sender)
+
+    def send(self, transmit: Transmit) -> bool:
+        """Hand one batch to the kernel; False when it would block.
+
+        Anything else that keeps a datagram from leaving counts as its loss.
+        """
+        buffers = transmit.buffers
+        target = self._target(transmit.address)
+        if len(buffers) == 1:
+            return self._send(buffers, [], target)
+        if self._sends_batches:
+            ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
+            return self._send(buffers, ancillary, target)
+        return all(self._send([buffer], [], target) for buffer in buffers)
+
+    def _send(
+        self,
+        buffers: object,
+        ancillary: list[tuple[int, int, bytes]],
+        target: tuple[str, int],
+    ) -> bool:
+        try:
+            self._socket.sendmsg(buffers, ancillary, 0, target)  # type: ignore[arg-type]
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if ancillary and error.errno in _NO_SEGMENTS:
+                _log.info("the kernel takes no datagram batches: %s", error)
+                self._sends_batches = False
+            elif error.errno != errno.EMSGSIZE:  # which a path size probe may bring
+                _log.debug("datagram not sent: %s", error)
+        return True
+
+    def _target(self, address: Address) -> tuple[str, int]:
+        host, port = address
+        return (_MAPPED + host, port) if self._is_v6 and ":" not in host else address
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._socket.close()
+
+
+def _bind(address: Address) -> tuple[socket.socket, bool]:
+    host, port = address
+    if host != "::":
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return _open(family, address), family == socket.AF_INET6
+    try:
+        return _open(socket.AF_INET6, address), True
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _open(socket.AF_INET, ("0.0.0.0", port)), False  # noqa: S104 - asked for all
+
+
+def _open(family: socket.AddressFamily, address: Address) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+            _try(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+        _try(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        _enlarge(sock, socket.SO_RCVBUF, 33)
+        _enlarge(sock, socket.SO_SNDBUF, 32)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _enlarge(sock: socket.socket, option: int, forced: int) -> None:
+    """Ask for BUFFER_SIZE; past the system's limit only with the privilege to force it."""
+    if not _try(sock, socket.SOL_SOCKET, forced, BUFFER_SIZE):
+        _try(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
+
+
+def _try(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            return int.from_bytes(data[:4], "little")
+    return 0
+
+
+def _unmapped(sender: tuple[str, int]) -> Address:
+    host = sender[0]
+    if host.startswith(_MAPPED):
+        return host[len(_MAPPED) :], sender[1]
+    return (str(ipaddress.ip_address(host)), sender[1]) if "%" in host else (host, sender[1])
