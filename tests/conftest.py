@@ -2,18 +2,24 @@
 
 An async test runs on asyncio's loop; one marked ``both_loops`` (usually a whole module:
 ``pytestmark = pytest.mark.both_loops``) runs once on asyncio's and once on uvloop's.
-Sockets and transports left open fail the run by their ResourceWarning.
+Sockets and transports left open fail the run by their ResourceWarning. Hypothesis draws the
+same examples in every run, and no example fails for being slow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import psutil
 import pytest
 import pytest_asyncio
 import uvloop
+from hypothesis import settings
+
+settings.register_profile("outrelay", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("outrelay")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -50,3 +56,15 @@ def no_process_left() -> Iterator[None]:
     yield
     left = psutil.Process().children(recursive=True)
     assert not left, f"processes left running: {[child.cmdline() for child in left]}"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undoes what a test that configures logging, or runs a program, leaves set."""
+    loggers = [logging.getLogger(name) for name in (None, "outrelay")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    logging.captureWarnings(capture=False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers

@@ -235,7 +235,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if unknown:
         names = ", ".join(key.replace("_", "-") for key in unknown)
         raise ConfigError(
-            str(path), f"unknown keys: {names}", "keys are named like flags; see --help"
+            str(path), f"unknown keys: {names}", "keys are named like flags, see --help"
         )
     for key, value in values.items():
         _check_kind(f"{path}: {key.replace('_', '-')}", flags[key], value)

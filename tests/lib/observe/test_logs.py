@@ -7,7 +7,6 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,18 +23,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def unconfigured() -> Iterator[None]:
-    """Logging as it was, after the test."""
-    root, ours = logging.getLogger(), logging.getLogger("outrelay")
-    before = (root.handlers[:], root.level, ours.level)
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 @pytest.fixture
