@@ -18,6 +18,7 @@ Source: RFC 9000 sections 4 and 14, RFC 9002 section 7.7; protocol.md section 1.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +31,8 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicNetworkPath,
 )
-from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import (
     QuicDeliveryState,
     QuicPacketBuilder,
@@ -60,6 +62,9 @@ WRITE_AGAIN = WRITE_BUFFER // 2
 
 ACK_EVERY = 24
 """Packets received that are worth an ACK of their own before its delay is over."""
+
+FORGOTTEN = "the peer has restarted"
+"""Reason of the end of a connection that a stateless reset announced."""
 
 _ONE_RTT = quic_tls.Epoch.ONE_RTT
 _LOST = QuicDeliveryState.LOST
@@ -141,6 +146,7 @@ class CoreConnection(QuicConnection):
         configuration: aioquic's.
         judge: Verifies the peer's chain inside the handshake.
         sizes: Datagram sizes, ascending.
+        reset_token: Makes the stateless reset token of a connection id of ours.
     """
 
     def __init__(
@@ -149,9 +155,13 @@ class CoreConnection(QuicConnection):
         configuration: QuicConfiguration,
         judge: Judge,
         sizes: tuple[int, ...],
+        reset_token: Callable[[bytes], bytes],
         **keywords: Any,
     ) -> None:
         super().__init__(configuration=configuration, **keywords)
+        self._reset_token = reset_token
+        if not self._is_client:  # a client's first id comes with no token
+            self._host_cids[0].stateless_reset_token = reset_token(self._host_cids[0].cid)
         self._judge = judge
         self.streams: dict[int, StreamRecord] = {}
         self.finished: list[StreamRecord] = []  # whose sending ended since the engine looked
@@ -193,6 +203,19 @@ class CoreConnection(QuicConnection):
     def has_streams_credit(self) -> bool:
         """Whether the peer lets us open another stream."""
         return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)
+
+    @property
+    def peer_reset_tokens(self) -> list[bytes]:
+        """Tokens of the ids we may be sending to."""
+        ids = [self._peer_cid, *self._peer_cid_available]
+        return [cid.stateless_reset_token for cid in ids if cid.stateless_reset_token]
+
+    def forgotten(self) -> None:
+        """The peer has sent a stateless reset: nothing is left to talk to."""
+        self._close_event = ConnectionTerminated(
+            error_code=QuicErrorCode.NO_ERROR, frame_type=0, reason_phrase=FORGOTTEN
+        )
+        self._close_end()
 
     def open(self) -> StreamRecord:
         """Open the next bidirectional stream; the peer hears of it with its first frame."""
@@ -248,6 +271,12 @@ class CoreConnection(QuicConnection):
         )
 
     # Overrides
+
+    def _replenish_connection_ids(self) -> None:
+        known = len(self._host_cids)
+        super()._replenish_connection_ids()
+        for cid in self._host_cids[known:]:
+            cid.stateless_reset_token = self._reset_token(cid.cid)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)

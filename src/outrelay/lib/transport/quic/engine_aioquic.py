@@ -35,7 +35,7 @@ from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address
-from outrelay.lib.transport.quic.aioquic_core import CoreConnection, StreamRecord
+from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, CoreConnection, StreamRecord
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
     EngineOptions,
@@ -45,6 +45,7 @@ from outrelay.lib.transport.quic.engine import (
     Transmit,
 )
 from outrelay.lib.transport.quic.header import CID_LENGTH, Header, parse_header
+from outrelay.lib.transport.quic.reset import StatelessResets, is_reset
 from outrelay.lib.transport.quic.segments import segment, split
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class AioquicEngine:
         self._answers: list[Transmit] = []  # to strangers
         self._handshakes = 0
         self._retry = QuicRetryTokenHandler()
+        self._resets = StatelessResets(options.credentials)
 
     # Datagrams in
 
@@ -105,11 +107,10 @@ class AioquicEngine:
             link = self._routes.get(header.destination)
             if link is None:
                 link = self._stranger(header, datagram, address, now)
-                if link is None:
-                    continue
-            self._feed(link, datagram, address, now)
-            if not link.core.begun:
-                self._forget(link)
+            if link is not None:
+                self._feed(link, datagram, address, now)
+                if not link.core.begun:
+                    self._forget(link)
 
     def _feed(self, link: _Link, datagram: bytes, address: Address, now: float) -> None:
         self._touched[link.number] = link
@@ -126,7 +127,10 @@ class AioquicEngine:
         self, header: Header, datagram: bytes, address: Address, now: float
     ) -> _Link | None:
         """A datagram for no connection of ours: perhaps the beginning of one."""
-        if not (header.is_long and self._options.accept_roles and len(datagram) >= 1200):
+        if not header.is_long:
+            self._lost_track(header, datagram, address, now)
+            return None
+        if not self._options.accept_roles or len(datagram) < 1200:
             return None
         if header.version != QuicProtocolVersion.VERSION_1:
             if header.version:
@@ -142,6 +146,18 @@ class AioquicEngine:
             self._answer_retry(header, address, now)
             return None
         return self._accept(header.destination, None, header.destination, address, now)
+
+    def _lost_track(self, header: Header, datagram: bytes, address: Address, now: float) -> None:
+        """A packet of an established connection we do not know: one side has forgotten it."""
+        for link in self._links.values():
+            if link.dialled and is_reset(datagram, link.core.peer_reset_tokens):
+                self._touched[link.number] = link
+                link.core.forgotten()
+                return
+        if self._options.accept_roles:
+            answer = self._resets.answer(header.destination, len(datagram), now)
+            if answer is not None:
+                self._answers.append(Transmit(address, [answer], len(answer)))
 
     def _answer_version(self, header: Header, address: Address) -> None:
         answer = encode_quic_version_negotiation(
@@ -192,6 +208,7 @@ class AioquicEngine:
                 link, chain, Usage.CLIENT, self._options.accept_roles, ""
             ),
             sizes=self._options.datagram_sizes,
+            reset_token=self._resets.token,
             original_destination_connection_id=original,
             retry_source_connection_id=retry_source,
         )
@@ -416,7 +433,7 @@ class AioquicEngine:
                     code=end.error_code if is_application else self._code_of(end.error_code),
                     reason=end.reason_phrase,
                     by_peer=by_peer,
-                    timed_out=end.reason_phrase == "Idle timeout" and not by_peer,
+                    timed_out=end.reason_phrase in ("Idle timeout", FORGOTTEN) and not by_peer,
                 )
             )
             return
@@ -476,6 +493,7 @@ class AioquicEngine:
             configuration=self._configuration(is_client=True, server_name=server_name or None),
             judge=lambda chain: self._judge(link, chain, Usage.SERVER, roles, server_name),
             sizes=self._options.datagram_sizes,
+            reset_token=self._resets.token,
         )
         self._route(link, link.core.host_cid)
         link.core.connect(address, now)
