@@ -96,7 +96,7 @@ docs-reference: $(STAMP) ## generate docs/reference from the code
 check-proto: $(STAMP)
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) proto OUT="$$made" \
 	  && digests() { cd "$$1" && find . -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum; } \
-	  && diff <(digests src) <(digests "$$made") \
+	  && cmp -s <(digests src) <(digests "$$made") \
 	  || { echo 'the generated protobuf code is not that of api/: run `make proto`'; exit 1; }
 
 .PHONY: check-docs
