@@ -143,9 +143,10 @@ def identity_of(certificate: x509.Certificate, *, subject: str = "certificate") 
         for uri in names.get_values_for_type(x509.UniformResourceIdentifier)
         if uri.lower().startswith(SCHEME)
     ]
-    if len(uris) != 1:
-        count = len(uris) or "no"
-        raise IdentityError(subject, f"holds {count} {SCHEME} URI SANs, not exactly one")
+    if not uris:
+        raise IdentityError(subject, f"holds no {SCHEME} URI SAN")
+    if len(uris) > 1:
+        raise IdentityError(subject, f"holds {len(uris)} {SCHEME} URI SANs instead of one")
     try:
         return Identity.parse(uris[0])
     except IdentityError as error:
