@@ -1,0 +1,219 @@
+"""Reaching one of several peers: names resolved, addresses raced, and how long to wait between.
+
+Words: an *attempt* tries to connect to one address, or to one endpoint with all of its
+addresses. A *tier* is a set of attempts that start together; the next tier joins after a
+head start, or at once when everything before it has failed.
+
+Invariant: of all the connections that attempts make, one is returned and the others are
+closed, also when the race is cancelled.
+
+Source: protocol.md sections 1 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import socket
+from asyncio import Task, TaskGroup
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+
+from outrelay.lib.errors import Refused
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.carrier import Address, Connection, Dialer
+from outrelay.lib.values import address_text
+
+HEAD_START = 1.0
+"""Seconds a tier has to itself before the next one joins."""
+
+FINAL_PATIENCE = 1.0
+"""Seconds an endpoint's other addresses have once one of them refused us for good."""
+
+Attempt = Callable[[], Awaitable[Connection]]
+"""Connects, or raises Refused."""
+
+
+async def dial(
+    dialer: Dialer,
+    endpoint: Address,
+    *,
+    roles: Collection[Role],
+    server_name: str,
+    limit: float,
+) -> Connection:
+    """A connection to ``endpoint``, whichever of its addresses answers first.
+
+    Args:
+        dialer: What connects to one address.
+        endpoint: A name or a numeric host, and a port.
+        roles: Roles the peer's certificate may have.
+        server_name: DNS name its certificate must hold; empty: any.
+        limit: Seconds one address has to answer.
+
+    Raises:
+        Refused: No address answered in time, or one refused us for good.
+    """
+
+    async def attempt(address: Address) -> Connection:
+        try:
+            async with asyncio.timeout(limit):
+                return await dialer.dial(address, roles=roles, server_name=server_name)
+        except TimeoutError:
+            raise Refused(address_text(address), f"no answer within {limit:g} s") from None
+
+    addresses = await resolve(endpoint)
+    return await race([[partial(attempt, address) for address in addresses]], one_peer=True)
+
+
+async def resolve(endpoint: Address) -> list[Address]:
+    """The numeric addresses of ``endpoint``, in the system's order of preference.
+
+    Raises:
+        Refused: Its name has none, or none that can be found out now.
+    """
+    host, port = endpoint
+    if _is_numeric(host):
+        return [endpoint]
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Refused(address_text(endpoint), f"the name has no address: {reason}") from error
+    return list(dict.fromkeys((str(each[4][0]), port) for each in found))
+
+
+async def race(
+    tiers: Sequence[Sequence[Attempt]],
+    *,
+    head_start: float = HEAD_START,
+    one_peer: bool = False,
+) -> Connection:
+    """The first connection that an attempt makes.
+
+    Args:
+        tiers: What to try, in the order of preference; at least one attempt.
+        head_start: Seconds a tier has to itself.
+        one_peer: The attempts lead to one peer: what one of them refuses for good, all do.
+
+    Raises:
+        Refused: Every attempt was refused. It is ``final`` when every refusal was, with
+            ``one_peer`` when any was.
+    """
+    tries: list[Task[Connection | Refused]] = []
+    winner: Connection | None = None
+    try:
+        async with TaskGroup() as group:
+            for number, tier in enumerate(tiers, start=1):
+                tries += [spawn(group, _try(attempt), name="dial") for attempt in tier]
+                patience = head_start if number < len(tiers) else None
+                winner = await _first(tries, patience, one_peer=one_peer)
+                if winner is not None:
+                    break
+            for each in tries:
+                each.cancel()
+    finally:
+        for made in _outcomes(tries):
+            if not isinstance(made, Refused) and made is not winner:
+                made.close()
+    if winner is None:
+        refusals = [each for each in _outcomes(tries) if isinstance(each, Refused)]
+        raise _joined(refusals, one_peer=one_peer)
+    return winner
+
+
+async def _try(attempt: Attempt) -> Connection | Refused:
+    try:
+        return await attempt()
+    except Refused as refusal:
+        return refusal
+
+
+async def _first(
+    tries: Collection[Task[Connection | Refused]], patience: float | None, *, one_peer: bool
+) -> Connection | None:
+    """The first connection made; None when all failed, or when patience has run out."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(patience) as timeout:
+            for next_outcome in asyncio.as_completed(tries):
+                outcome = await next_outcome
+                if not isinstance(outcome, Refused):
+                    return outcome
+                if one_peer and outcome.final:
+                    timeout.reschedule(loop.time() + FINAL_PATIENCE)
+    except TimeoutError:
+        pass
+    return None
+
+
+def _outcomes(tries: Collection[Task[Connection | Refused]]) -> list[Connection | Refused]:
+    return [each.result() for each in tries if each.done() and not each.cancelled()]
+
+
+def _joined(refusals: Sequence[Refused], *, one_peer: bool) -> Refused:
+    """What all of ``refusals`` say in one."""
+    finals = [each for each in refusals if each.final]
+    if one_peer and finals:
+        refusals = finals
+    if len(refusals) == 1:
+        return refusals[0]
+    return Refused(
+        ", ".join(each.peer for each in refusals),
+        "; ".join(dict.fromkeys(each.reason for each in refusals)),
+        final=len(finals) == len(refusals),
+    )
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+_uniform = random.SystemRandom().uniform
+
+
+class Backoff:
+    """Delays between tries: random under a bound that doubles (full jitter).
+
+    Args:
+        first: The first bound, seconds.
+        immediate: Whether the first retry waits not at all.
+        uniform: Draws from between two numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: float = 0.1,
+        immediate: bool = False,
+        uniform: Callable[[float, float], float] = _uniform,
+    ) -> None:
+        self._first = first
+        self._immediate = immediate
+        self._uniform = uniform
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again: what was tried has worked."""
+        self._bound = self._first
+        self._at_once = self._immediate
+
+    def delay(self, most: float) -> float:
+        """Seconds to wait before the next try.
+
+        Args:
+            most: What the bound may grow to, seconds.
+        """
+        if self._at_once:
+            self._at_once = False
+            return 0.0
+        bound = min(self._bound, most)
+        self._bound = bound * 2
+        return self._uniform(0.0, bound)

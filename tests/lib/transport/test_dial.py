@@ -1,0 +1,260 @@
+"""Racing addresses and endpoints, and the delays between tries."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection
+from typing import NoReturn
+
+import pytest
+
+from outrelay.lib.errors import Refused
+from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.transport import dial as dialing
+from outrelay.lib.transport.carrier import Address, Connection
+from outrelay.lib.transport.dial import Attempt, Backoff, dial, race, resolve
+from outrelay.lib.transport.memory import MemoryConnection, MemoryNetwork
+
+AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
+RELAY = Identity.parse("outrelay://local/relay/r1")
+
+
+class Place:
+    """A network with one relay, and attempts of every kind at it."""
+
+    def __init__(self) -> None:
+        network = MemoryNetwork()
+        self.listener = network.listen(("127.0.0.1", 7443), RELAY)
+        self.dialer = network.dialer(AGENT)
+        self.made: list[MemoryConnection] = []
+
+    async def connect(self) -> Connection:
+        made = await self.dialer.dial(self.listener.address, roles={Role.RELAY})
+        self.made.append(made)
+        return made
+
+    def after(self, event: asyncio.Event) -> Attempt:
+        async def attempt() -> Connection:
+            await event.wait()
+            return await self.connect()
+
+        return attempt
+
+    @property
+    def open(self) -> list[MemoryConnection]:
+        return [each for each in self.made if not each.ended]
+
+
+def refused(peer: str = "a:1", reason: str = "nobody answered", *, final: bool = False) -> Attempt:
+    async def attempt() -> NoReturn:
+        raise Refused(peer, reason, final=final)
+
+    return attempt
+
+
+async def never() -> NoReturn:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_the_first_to_connect_wins_and_the_others_are_given_up() -> None:
+    place = Place()
+    assert await race([[never, refused(), place.connect]]) is place.made[0]
+    assert place.open == place.made
+
+
+async def test_connections_made_at_the_same_time_are_closed_but_one() -> None:
+    place = Place()
+    winner = await race([[place.connect, place.connect, place.connect]])
+    assert len(place.made) == 3
+    assert place.open == [winner]
+
+
+async def test_a_cancelled_race_leaves_no_connection() -> None:
+    place = Place()
+    made = asyncio.Event()
+
+    async def connect() -> Connection:
+        connection = await place.connect()
+        made.set()
+        return connection
+
+    async with asyncio.TaskGroup() as group:
+        racing = group.create_task(race([[connect, never]]))
+        await made.wait()
+        racing.cancel()
+    assert place.made
+    assert place.open == []
+
+
+async def test_a_later_tier_joins_after_the_head_start() -> None:
+    place = Place()
+    assert await race([[never], [place.connect]], head_start=0.01) is place.made[0]
+
+
+async def test_a_later_tier_joins_at_once_when_all_before_failed() -> None:
+    place = Place()
+    assert await race([[refused()], [place.connect]], head_start=3600) is place.made[0]
+
+
+async def test_an_earlier_tier_may_win_after_a_later_one_failed() -> None:
+    place = Place()
+    failed = asyncio.Event()
+
+    async def fail() -> NoReturn:
+        failed.set()
+        raise Refused("b:2", "no")
+
+    assert await race([[place.after(failed)], [fail]], head_start=0.01) is place.made[0]
+
+
+async def test_one_refusal_is_raised_as_it_is() -> None:
+    with pytest.raises(Refused) as refusal:
+        await race([[refused("a:1", "wrong certificate", final=True)]])
+    assert str(refusal.value) == "a:1: wrong certificate"
+    assert refusal.value.final
+
+
+@pytest.mark.parametrize(("second_final", "final"), [(True, True), (False, False)])
+async def test_several_refusals_are_told_in_one(second_final: bool, final: bool) -> None:
+    with pytest.raises(Refused) as refusal:
+        await race([[refused("a:1", "x", final=True), refused("b:2", "y", final=second_final)]])
+    assert str(refusal.value) == "a:1, b:2: x; y"
+    assert refusal.value.final is final
+
+
+async def test_one_reason_is_told_once() -> None:
+    with pytest.raises(Refused, match=r"^a:1, b:2: nobody answered$"):
+        await race([[refused("a:1"), refused("b:2")]])
+
+
+class Names:
+    """A dialer by host: some connect, some refuse for good, the others never answer."""
+
+    def __init__(self, place: Place, *, connect: str = "", refuse: str = "") -> None:
+        self.place, self.connect, self.refuse = place, connect, refuse
+        self.asked: list[str] = []
+
+    async def dial(
+        self, address: Address, *, roles: Collection[Role], server_name: str = "localhost"
+    ) -> Connection:
+        assert (roles, server_name) == ({Role.RELAY}, "relay.test")
+        self.asked.append(address[0])
+        if address[0] == self.connect:
+            return await self.place.connect()
+        if address[0] == self.refuse:
+            raise Refused(f"{address[0]}:{address[1]}", "wrong certificate", final=True)
+        return await never()
+
+
+@pytest.fixture
+def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(endpoint: Address) -> list[Address]:
+        return [("192.0.2.1", endpoint[1]), ("192.0.2.2", endpoint[1])]
+
+    monkeypatch.setattr(dialing, "resolve", resolve)
+
+
+async def dial_name(dialer: Names, limit: float = 60) -> Connection:
+    return await dial(
+        dialer, ("relay", 7443), roles={Role.RELAY}, server_name="relay.test", limit=limit
+    )
+
+
+@pytest.mark.usefixtures("two_addresses")
+async def test_all_addresses_of_a_name_are_dialled() -> None:
+    place = Place()
+    dialer = Names(place, connect="192.0.2.2", refuse="192.0.2.1")
+    assert await dial_name(dialer) is place.made[0]
+    assert dialer.asked == ["192.0.2.1", "192.0.2.2"]
+
+
+@pytest.mark.usefixtures("two_addresses")
+async def test_an_address_that_refuses_for_good_speaks_for_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialing, "FINAL_PATIENCE", 0.01)
+    with pytest.raises(Refused) as refusal:
+        await dial_name(Names(Place(), refuse="192.0.2.1"))
+    assert str(refusal.value) == "192.0.2.1:7443: wrong certificate"
+    assert refusal.value.final
+
+
+@pytest.mark.usefixtures("two_addresses")
+async def test_an_address_has_a_limit_to_answer() -> None:
+    with pytest.raises(Refused, match=r"no answer within 0\.01 s") as refusal:
+        await dial_name(Names(Place()), limit=0.01)
+    assert not refusal.value.final
+
+
+async def test_a_numeric_host_needs_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", never)
+    assert await resolve(("::1", 7443)) == [("::1", 7443)]
+    assert await resolve(("192.0.2.1", 7443)) == [("192.0.2.1", 7443)]
+
+
+def resolving(answer: Callable[[], object]) -> Callable[..., object]:
+    async def getaddrinfo(*_: object, **__: object) -> object:
+        return answer()
+
+    return getaddrinfo
+
+
+async def test_a_name_has_each_of_its_addresses_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2001:db8::1", 7443, 0, 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.1", 7443)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.1", 7443)),
+    ]
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", resolving(lambda: found))
+    assert await resolve(("relay.test", 7443)) == [("2001:db8::1", 7443), ("192.0.2.1", 7443)]
+
+
+@pytest.mark.parametrize(
+    "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
+)
+async def test_a_name_without_address_may_have_one_later(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> NoReturn:
+        raise error
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", resolving(fail))
+    with pytest.raises(Refused, match="the name has no address: ") as refusal:
+        await resolve(("relay.test", 7443))
+    assert not refusal.value.final
+
+
+def most(_: float, bound: float) -> float:
+    return bound
+
+
+def test_delays_double_up_to_what_is_allowed() -> None:
+    backoff = Backoff(uniform=most)
+    assert [backoff.delay(0.5) for _ in range(5)] == [0.1, 0.2, 0.4, 0.5, 0.5]
+    assert [backoff.delay(3) for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert backoff.delay(0.5) == 0.5
+    backoff.reset()
+    assert backoff.delay(30) == 0.1
+
+
+def test_the_first_retry_may_be_immediate() -> None:
+    backoff = Backoff(immediate=True, uniform=most)
+    assert [backoff.delay(30) for _ in range(3)] == [0.0, 0.1, 0.2]
+    backoff.reset()
+    assert backoff.delay(30) == 0.0
+
+
+def test_delays_are_drawn_from_the_whole_range() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return low
+
+    assert Backoff(uniform=uniform).delay(30) == 0.0
+    assert asked == [(0.0, 0.1)]
