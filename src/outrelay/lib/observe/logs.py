@@ -47,7 +47,6 @@ structlog.configure(
     ],
     wrapper_class=Logger,
     logger_factory=structlog.stdlib.LoggerFactory(),
-    cache_logger_on_first_use=True,
 )
 
 
@@ -57,8 +56,7 @@ def get_logger(name: str) -> Logger:
     Args:
         name: Its ``__name__``.
     """
-    logger: Logger = structlog.stdlib.get_logger(name)
-    return logger
+    return structlog.stdlib.get_logger(name).bind()  # bound now: no look-up at every call
 
 
 def configure(
