@@ -11,6 +11,7 @@
     │   ├── Reset              one direction of one stream was ended with a code
     │   └── Refused            a connection could not be made
     ├── StreamRejected         the stream was refused before it began
+    ├── ControlError           a call to the controller failed
     └── StoreError             the controller's database
 
 An error carries fields; its text is built from them in ``__str__``, in one line that
@@ -194,6 +195,26 @@ class StreamRejected(OutRelayError):
 
     def __str__(self) -> str:
         return f"{self.code} {self.reason}"
+
+
+class ControlError(OutRelayError):
+    """A call to the controller failed; the controller raises it to refuse one.
+
+    Args:
+        status: Name of the gRPC status code: ``UNAVAILABLE``, ``PERMISSION_DENIED``, ...
+        reason: What went wrong and what to do about it, for people.
+        controller: Where the caller looked for the controller; empty inside of it.
+    """
+
+    def __init__(self, status: str, reason: str, *, controller: str = "") -> None:
+        super().__init__(status, reason, controller)
+        self.status = status
+        self.reason = reason
+        self.controller = controller
+
+    def __str__(self) -> str:
+        where = f"controller {self.controller}" if self.controller else self.status
+        return f"{where}: {self.reason}"
 
 
 class StoreError(OutRelayError):
