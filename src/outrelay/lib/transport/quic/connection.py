@@ -21,9 +21,9 @@ class QuicStream:
     """A Stream of the carrier port."""
 
     __slots__ = (
-        "_connection", "_ended", "_eof", "_finish_waiter", "_finished", "_finishing", "_id",
-        "_read_error", "_reader", "_write_error", "_writer",
-    )  # fmt: skip
+        *("_connection", "_id", "_reader", "_read_error", "_eof", "_ended"),
+        *("_writer", "_write_error", "_finishing", "_finished", "_finish_waiter"),
+    )
 
     def __init__(self, connection: QuicConnection, stream_id: int) -> None:
         self._connection = connection

@@ -35,7 +35,8 @@ from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address
-from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, CoreConnection, StreamRecord
+from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, CoreConnection
+from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
     EngineOptions,
@@ -59,9 +60,9 @@ class _Link:
     """One connection, by its number."""
 
     __slots__ = (
-        "address", "connected", "core", "deadline", "dialled", "drained", "ended",
-        "handshake_by", "number", "peer", "pings", "refusal", "routes",
-    )  # fmt: skip
+        *("number", "dialled", "address", "core", "peer", "routes", "pings"),
+        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal"),
+    )
 
     def __init__(self, number: int, *, dialled: bool, address: Address, handshake_by: float):
         self.number = number
@@ -347,29 +348,25 @@ class AioquicEngine:
         if link.drained:
             return
         core = link.core
-        readable: set[int] = set()
         while (event := core.next_event()) is not None:
-            self._translate(link, event, readable)
-        self._events += [Event(EventKind.READABLE, link.number, stream) for stream in readable]
+            self._translate(link, event)
+        for record in core.readable:
+            self._say(EventKind.READABLE, link, record.id)
+        core.readable.clear()
         self._progress(link)
         if core.closing is not None and not link.ended:
             self._ended(link)
 
-    def _translate(self, link: _Link, event: quic_events.QuicEvent, readable: set[int]) -> None:
+    def _translate(self, link: _Link, event: quic_events.QuicEvent) -> None:
         match event:
             case quic_events.StreamDataReceived():
                 record = self._seen(link, event.stream_id)
-                if record is not None and not record.stopped:
-                    record.buffer += event.data
-                    record.fin = event.end_stream
-                    readable.add(record.id)
-                elif record is not None:
-                    link.core.release_if_done(record)
+                if record is not None:
+                    link.core.deliver(record, event.data, fin=event.end_stream)
             case quic_events.StreamReset():
                 record = self._seen(link, event.stream_id)
                 if record is not None:
                     self._reset_received(link, record, event.error_code)
-                    readable.discard(record.id)
             case quic_events.StopSendingReceived():
                 record = self._seen(link, event.stream_id)
                 if record is not None:
@@ -396,7 +393,6 @@ class AioquicEngine:
         record.buffer.clear()
         record.read_done = True
         if not record.stopped:
-            record.reset_code = code
             self._say(EventKind.RESET, link, record.id, code)
         link.core.release_if_done(record)
 
