@@ -145,8 +145,9 @@ class _Side:
 
     def remove(self, outer: Pattern, inner: Pattern, rule_id: str) -> None:
         rules_of_outer = self._map.get(outer)
-        rules = rules_of_outer.get(inner) if rules_of_outer else None
-        assert rules_of_outer is not None and rules is not None  # noqa: PT018 - only what was added
+        assert rules_of_outer is not None, "only what was added is removed"
+        rules = rules_of_outer.get(inner)
+        assert rules is not None, "only what was added is removed"
         del rules[rule_id]
         if not rules:
             rules_of_outer.drop(inner)
