@@ -48,22 +48,24 @@ _VERSION_SHIFT: Final = 13
 _TYPE_MASK: Final = 0x7FF
 
 
-def encode(type: FrameType, message: Message) -> bytes:  # noqa: A002 - the wire's word
+def encode(frame_type: FrameType, message: Message) -> bytes:
     """The bytes of a frame.
 
     Args:
-        type: What the frame is.
+        frame_type: What the frame is.
         message: What it carries, of the class that ``MESSAGES`` has for the type.
 
     Raises:
         LocalProtocolError: The message is of another class, or too long for any frame.
     """
-    if not isinstance(message, MESSAGES[type]):
-        raise LocalProtocolError(f"a {type.name} frame does not carry {message.DESCRIPTOR.name}")
+    if not isinstance(message, MESSAGES[frame_type]):
+        raise LocalProtocolError(
+            f"a {frame_type.name} frame does not carry {message.DESCRIPTOR.name}"
+        )
     payload = message.SerializeToString()
     if len(payload) > MAX_PAYLOAD:
-        raise LocalProtocolError(f"a {type.name} frame of {len(payload)} bytes is too long")
-    return _HEADER.pack(VERSION << _VERSION_SHIFT | type, 0, len(payload)) + payload
+        raise LocalProtocolError(f"a {frame_type.name} frame of {len(payload)} bytes is too long")
+    return _HEADER.pack(VERSION << _VERSION_SHIFT | frame_type, 0, len(payload)) + payload
 
 
 class FrameDecoder:
