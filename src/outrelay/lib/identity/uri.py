@@ -20,6 +20,11 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
+def is_label(text: str) -> bool:
+    """Whether ``text`` may be a tenant, a region, or the name of anybody but an agent."""
+    return _LABEL.fullmatch(text) is not None
+
+
 class Role(StrEnum):
     """What a certificate's holder is."""
 
@@ -62,7 +67,7 @@ class Identity:
             role = Role(role_name)
         except ValueError:
             raise IdentityError(repr(text), f"names no role we know: {role_name!r}") from None
-        if not _LABEL.fullmatch(realm):
+        if not is_label(realm):
             raise IdentityError(repr(text), f"has an invalid tenant or region: {realm!r}")
         form = _UUID if role is Role.AGENT else _LABEL
         if not form.fullmatch(name):
