@@ -6,18 +6,23 @@ Words: the *near* end of a connection dialled, the *far* end was accepted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
 from outrelay.lib.identity.uri import Identity, Role
-from outrelay.lib.transport.carrier import Connection, Dialer, Listener, Stream
+from outrelay.lib.transport.carrier import Address, Connection, Dialer, Listener, Stream
 from outrelay.lib.transport.memory import MAX_STREAMS, MemoryNetwork
+from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic.engine import STREAMS, EngineOptions
+from tests.support.impair import Impairment, UdpProxy
+from tests.support.pki import TestPki
 
 LOOPBACK = ("127.0.0.1", 0)
 AGENT = Identity.parse("outrelay://acme/agent/0f8fad5b-d9cb-469f-a165-70867728950e")
 RELAY = Identity.parse("outrelay://local/relay/r1")
+PKI = TestPki()
 ANYBODY = frozenset({Role.AGENT, Role.RELAY})
 
 
@@ -68,11 +73,12 @@ class Harness(Protocol):
         """Close whatever the test opened."""
 
 
-async def join(listener: Listener, dialer: Dialer, roles: Collection[Role] = (Role.RELAY,)) -> Pair:
-    """A connection of ``dialer`` to ``listener``."""
+async def join(listener: Listener, dialer: Dialer, *, at: Address | None = None) -> Pair:
+    """A connection of ``dialer`` to ``listener``, which it finds ``at`` some address."""
     async with asyncio.TaskGroup() as group:
         accepting = group.create_task(listener.accept(), name="accept")
-        dialling = group.create_task(dialer.dial(listener.address, roles=roles), name="dial")
+        dial = dialer.dial(at or listener.address, roles={Role.RELAY})
+        dialling = group.create_task(dial, name="dial")
     return Pair(near=dialling.result(), far=accepting.result())
 
 
@@ -106,4 +112,48 @@ class MemoryHarness:
         await self._stack.aclose()
 
 
-HARNESSES: dict[str, Callable[[], Harness]] = {"memory": MemoryHarness}
+class QuicHarness:
+    """The QUIC carrier over loopback."""
+
+    name = "quic"
+    max_streams = STREAMS
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def listen(self, *, accept_roles: frozenset[Role] = ANYBODY) -> QuicEndpoint:
+        return await self._bind(RELAY, accept_roles)
+
+    async def dialer(self) -> QuicEndpoint:
+        return await self._bind(AGENT, frozenset())
+
+    async def connect(self) -> Pair:
+        return await join(await self.listen(), await self.dialer())
+
+    async def connect_severable(self) -> tuple[Pair, Callable[[], None]]:
+        listener, dialer = await self.listen(), await self.dialer()
+        proxy = await self._stack.enter_async_context(UdpProxy(listener.address))
+
+        def sever() -> None:
+            proxy.path = Impairment(blackhole=True)
+
+        return await join(listener, dialer, at=proxy.address), sever
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def _bind(self, identity: Identity, accept_roles: frozenset[Role]) -> QuicEndpoint:
+        options = EngineOptions(
+            credentials=PKI.issue(identity),
+            trust=PKI.trust,
+            accept_roles=accept_roles,
+            idle_timeout=2.0,  # so that a lost path need not be waited for
+        )
+        endpoint = await QuicEndpoint.bind(
+            LOOPBACK, credentials=options.credentials, trust=options.trust, options=options
+        )
+        self._stack.push_async_callback(endpoint.close)
+        return endpoint
+
+
+HARNESSES: dict[str, Callable[[], Harness]] = {"memory": MemoryHarness, "quic": QuicHarness}

@@ -1,0 +1,311 @@
+"""OutRelay's programs as processes of their own, started by their console scripts.
+
+A test sees of them what an operator sees: exit codes, output, log lines, signals, memory.
+
+    async with Programs() as programs:
+        relay = await programs.start("outrelay-relay", "--listen", "127.0.0.1:0")
+        host, port = await relay.listening()
+        await relay.event("ready")
+        ...
+        assert await relay.stop() == 0
+
+Whatever still runs at the end of the ``with`` is stopped, by SIGKILL if it must be, and a
+program that had to be killed fails the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+Fields = Mapping[str, object]
+
+LOG_ARGS = ("--log-format", "json")
+LINE_MAX = 1 << 20
+STOP_TIMEOUT = 15.0
+"""Seconds a program has to stop when the test is over."""
+
+TAIL = 30
+"""Log lines shown when something does not come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a program that has ended left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """One running process; made by ``Programs.start``."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.process = process
+        self.lines: list[str] = []
+        """Everything it has written to stderr."""
+        self.events: list[Fields] = []
+        """Its log lines, as JSON has them."""
+        self._changed = asyncio.Event()
+        self._log_ended = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.returncode is None
+
+    def rss(self) -> int:
+        """Resident memory, bytes."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def cpu(self) -> float:
+        """Seconds of processor time used so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def mark(self) -> int:
+        """A place in its log, for ``event(since=...)``: what comes later comes after it."""
+        return len(self.events)
+
+    def seen(self, event: str, *, since: int = 0, **fields: object) -> list[Fields]:
+        """The log lines so far with this event and these fields."""
+        return self._matching(event, since, fields)
+
+    async def event(
+        self, event: str, *, since: int = 0, timeout: float = 10.0, **fields: object
+    ) -> Fields:
+        """The first log line with this event and these fields, as soon as there is one.
+
+        Args:
+            event: The line's ``event``.
+            since: Where to begin, a ``mark``.
+            timeout: Seconds.
+            fields: Further fields it must have.
+
+        Raises:
+            AssertionError: None came in time, or the program ended without one.
+        """
+        return await self._wait_for(event, since, timeout, fields)
+
+    async def listening(self, **fields: object) -> tuple[str, int]:
+        """Host and port of the first listener it announces with these fields."""
+        line = await self._wait_for("listening", 0, 10.0, fields)
+        host, _, port = str(line["address"]).rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal; one that has ended gets none."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def ended(self, *, timeout: float = 10.0) -> int:
+        """Its exit code, once it has ended by itself; negative: the signal that killed it.
+
+        Raises:
+            AssertionError: It still runs.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError(
+                f"{self.name} still runs after {timeout:g} s\n{self.tail()}"
+            ) from None
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout: float = 15.0) -> int:
+        """Ask it to stop; its exit code.
+
+        Raises:
+            AssertionError: It did not stop in time.
+        """
+        self.send_signal(number)
+        return await self.ended(timeout=timeout)
+
+    def tail(self) -> str:
+        """The end of its log, for the message of a failed test."""
+        return "\n".join([f"--- {self.name}, pid {self.pid} ---", *self.lines[-TAIL:]])
+
+    async def follow(self) -> None:
+        """Read its log until it ends."""
+        assert self.process.stderr
+        while line := await self.process.stderr.readline():
+            self._add(line.decode(errors="replace").rstrip("\n"))
+        self._log_ended = True
+        self._changed.set()
+
+    def _add(self, line: str) -> None:
+        self.lines.append(line)
+        with suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict):
+                self.events.append(fields)
+        self._changed.set()
+
+    def _matching(self, event: str, since: int, fields: Fields) -> list[Fields]:
+        wanted = {"event": event, **fields}
+        return [line for line in self.events[since:] if wanted.items() <= line.items()]
+
+    async def _wait_for(self, event: str, since: int, timeout: float, fields: Fields) -> Fields:
+        try:
+            async with asyncio.timeout(timeout):
+                while not (found := self._matching(event, since, fields)):
+                    assert not self._log_ended, self._without(event, fields, "ended without")
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            what = f"in {timeout:g} s did not log"
+            raise AssertionError(self._without(event, fields, what)) from None
+        return found[0]
+
+    def _without(self, event: str, fields: Fields, what: str) -> str:
+        return f"{self.name} {what} {event!r} {dict(fields)}\n{self.tail()}"
+
+
+class Programs:
+    """Starts programs and leaves none behind; an async context manager."""
+
+    def __init__(self) -> None:
+        self.all: list[Program] = []
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stubborn = await self._stop_all()
+        await self._group.__aexit__(None, None, None)
+        if stubborn and error is None:
+            raise AssertionError("\n".join(f"had to kill {each.tail()}" for each in stubborn))
+
+    async def start(
+        self,
+        script: str,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        json_log: bool = True,
+    ) -> Program:
+        """Start a program and follow its log.
+
+        Args:
+            script: A console script of the package, or a path.
+            args: Its arguments; ``--log-format json`` is added.
+            env: Variables to add; none of ours is inherited.
+            cwd: Where it runs.
+            json_log: False: add no argument.
+        """
+        process = await asyncio.create_subprocess_exec(
+            _path(script),
+            *map(str, args),
+            *(LOG_ARGS if json_log else ()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LINE_MAX,
+            env=_environment(env),
+            cwd=cwd,
+        )
+        program = Program(Path(script).name, process)
+        self.all.append(program)
+        self._group.create_task(program.follow(), name=f"log of {program.name} {program.pid}")
+        return program
+
+    async def _stop_all(self) -> list[Program]:
+        """Stop what runs; whoever had to be killed."""
+        running = [program for program in self.all if program.running]
+        for program in running:
+            program.send_signal(signal.SIGTERM)
+            program.send_signal(signal.SIGCONT)  # a stopped process takes no SIGTERM
+        stubborn = []
+        for program in running:
+            try:
+                await program.ended(timeout=STOP_TIMEOUT)
+            except AssertionError:
+                stubborn.append(program)
+                program.send_signal(signal.SIGKILL)
+                await program.process.wait()
+        return stubborn
+
+
+async def run(
+    script: str,
+    *args: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes = b"",
+    timeout: float = 20.0,
+) -> Output:
+    """Run a program to its end.
+
+    Args:
+        script: A console script of the package, or a path.
+        args: Its arguments.
+        env: Variables to add; none of ours is inherited.
+        cwd: Where it runs.
+        stdin: What it reads.
+        timeout: Seconds, then it is killed.
+
+    Raises:
+        AssertionError: It did not end in time.
+    """
+    process = await asyncio.create_subprocess_exec(
+        _path(script),
+        *map(str, args),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(env),
+        cwd=cwd,
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(stdin)
+    except TimeoutError:
+        raise AssertionError(f"{script} {args} did not end in {timeout:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return Output(code=process.returncode, stdout=stdout.decode(), stderr=stderr.decode())
+
+
+def _path(script: str) -> str:
+    """Where a console script is: beside the interpreter that runs the tests."""
+    if os.sep in script:
+        return script
+    path = shutil.which(script, path=str(Path(sys.executable).parent))
+    assert path, f"{script} is not installed beside {sys.executable}: run `make`"
+    return path
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("OUTRELAY_")
+    }
+    return {**inherited, **(extra or {})}
