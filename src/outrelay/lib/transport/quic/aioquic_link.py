@@ -1,0 +1,200 @@
+"""One aioquic connection as the engine sees it: its ids, and its news as the port's events.
+
+Source: engines.md; RFC 9001 section 4.8 for what an alert means.
+"""
+
+from __future__ import annotations
+
+from aioquic.quic import events as quic_events
+
+from outrelay.lib.errors import ErrorCode
+from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, CoreConnection
+from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
+from outrelay.lib.transport.quic.engine import Event, EventKind, Peer
+
+_CERTIFICATE_ALERTS = range(0x100 + 42, 0x100 + 50)
+_FINAL_ALERTS = {*_CERTIFICATE_ALERTS, 0x100 + 116, 0x100 + 120, 0x100 + 40}
+"""Alerts that another attempt cannot change: certificates, no common ALPN."""
+
+
+class Link:
+    """One connection, by its number.
+
+    Args:
+        number: The engine's name for it.
+        dialled: Whether we are the client.
+        address: Where its first datagram came from or went to.
+        handshake_by: When its handshake must be over.
+        table: The engine's connection ids, kept up to date here.
+    """
+
+    __slots__ = (
+        *("number", "dialled", "address", "core", "peer", "pings"),
+        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal"),
+        *("_table", "_ids", "_events"),
+    )
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        dialled: bool,
+        address: Address,
+        handshake_by: float,
+        table: dict[bytes, Link],
+    ) -> None:
+        self.number = number
+        self.dialled = dialled
+        self.address = address
+        self.handshake_by = handshake_by
+        self.core: CoreConnection
+        self.connected = False
+        self.ended = False  # LOST or REFUSED was said
+        self.drained = False
+        self.deadline = float("inf")
+        self.peer: Peer | None = None
+        self.refusal = ""  # why our own judge said no
+        self.pings = 0
+        self._table = table
+        self._ids: set[bytes] = set()
+        self._events: list[Event] = []
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the handshake is under way."""
+        return not (self.connected or self.ended)
+
+    def route(self, connection_id: bytes) -> None:
+        """Datagrams for this id are ours."""
+        self._ids.add(connection_id)
+        self._table[connection_id] = self
+
+    def unroute(self, connection_id: bytes) -> None:
+        """No longer."""
+        self._ids.discard(connection_id)
+        if self._table.get(connection_id) is self:
+            del self._table[connection_id]
+
+    def unroute_all(self) -> None:
+        """The connection is gone."""
+        for connection_id in list(self._ids):
+            self.unroute(connection_id)
+
+    def collect(self, events: list[Event]) -> None:
+        """Turn what aioquic has noticed since the last look into events of the port."""
+        if self.drained:
+            return
+        self._events = events
+        core = self.core
+        while (event := core.next_event()) is not None:
+            self._translate(event)
+        for record in core.readable:
+            self._say(EventKind.READABLE, record.id)
+        core.readable.clear()
+        self._progress()
+        if core.closing is not None and not self.ended:
+            self._ended()
+
+    def _translate(self, event: quic_events.QuicEvent) -> None:
+        match event:
+            case quic_events.StreamDataReceived():
+                record = self._seen(event.stream_id)
+                if record is not None:
+                    self.core.deliver(record, event.data, fin=event.end_stream)
+            case quic_events.StreamReset():
+                record = self._seen(event.stream_id)
+                if record is not None:
+                    self._reset_received(record, event.error_code)
+            case quic_events.StopSendingReceived():
+                record = self._seen(event.stream_id)
+                if record is not None:
+                    self.core.enqueue(record)  # aioquic answers with a reset
+                    self._say(EventKind.STOPPED, record.id, event.error_code)
+            case quic_events.ConnectionIdIssued():
+                self.route(event.connection_id)
+            case quic_events.ConnectionIdRetired():
+                self.unroute(event.connection_id)
+            case quic_events.ConnectionTerminated():
+                self._drained()
+
+    def _say(self, kind: EventKind, stream: int = -1, code: int = 0) -> None:
+        if not self.ended:
+            self._events.append(Event(kind, self.number, stream, code))
+
+    def _seen(self, stream: int) -> StreamRecord | None:
+        record, is_new = self.core.record(stream)
+        if is_new:
+            self._say(EventKind.STREAM_OPENED, stream)
+        return record
+
+    def _reset_received(self, record: StreamRecord, code: int) -> None:
+        record.buffer.clear()
+        record.read_done = True
+        if not record.stopped:
+            self._say(EventKind.RESET, record.id, code)
+        self.core.release_if_done(record)
+
+    def _progress(self) -> None:
+        core = self.core
+        if not self.connected and not self.ended and core.confirmed and self.peer is not None:
+            self._confirmed(self.peer)
+        if core.finished:
+            finished, core.finished = core.finished, []
+            for record in finished:
+                self._say(EventKind.FINISHED, record.id)
+        for record in core.unblocked():
+            self._say(EventKind.WRITABLE, record.id)
+        if core.waits_for_streams and core.has_streams_credit:
+            core.waits_for_streams = False
+            self._say(EventKind.STREAMS_AVAILABLE)
+
+    def _confirmed(self, peer: Peer) -> None:
+        self.connected = True
+        self._events.append(Event(EventKind.CONNECTED, self.number, peer=peer))
+
+    def _ended(self) -> None:
+        """The connection is over, whatever packets still follow."""
+        self.ended = True
+        end = self.core.closing
+        by_peer = self.core.closed_by_peer
+        if self.connected:
+            is_application = end.frame_type is None
+            self._events.append(
+                Event(
+                    EventKind.LOST,
+                    self.number,
+                    code=end.error_code if is_application else self._code_of(end.error_code),
+                    reason=end.reason_phrase,
+                    by_peer=by_peer,
+                    timed_out=end.reason_phrase in ("Idle timeout", FORGOTTEN) and not by_peer,
+                )
+            )
+            return
+        self._events.append(
+            Event(
+                EventKind.REFUSED,
+                self.number,
+                reason=self.refusal or self._refusal_text(end, by_peer=by_peer),
+                address=self.address,
+                by_peer=by_peer,
+                final=end.error_code in _FINAL_ALERTS,
+            )
+        )
+
+    @staticmethod
+    def _code_of(transport_code: int) -> int:
+        return ErrorCode.NONE if transport_code == 0 else ErrorCode.PROTOCOL
+
+    @staticmethod
+    def _refusal_text(end: quic_events.ConnectionTerminated, *, by_peer: bool) -> str:
+        if end.reason_phrase == "Idle timeout":
+            return "no answer"
+        who = "refused by the peer: " if by_peer else ""
+        return who + (end.reason_phrase or f"handshake failed (0x{end.error_code:x})")
+
+    def _drained(self) -> None:
+        if not self.ended:
+            self._ended()
+        self._events.append(Event(EventKind.DRAINED, self.number))
+        self.drained = True
