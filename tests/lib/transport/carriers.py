@@ -131,13 +131,18 @@ class QuicHarness:
         return await join(await self.listen(), await self.dialer())
 
     async def connect_severable(self) -> tuple[Pair, Callable[[], None]]:
-        listener, dialer = await self.listen(), await self.dialer()
-        proxy = await self._stack.enter_async_context(UdpProxy(listener.address))
+        pair, proxy = await self.connect_through(Impairment())
 
         def sever() -> None:
             proxy.path = Impairment(blackhole=True)
 
-        return await join(listener, dialer, at=proxy.address), sever
+        return pair, sever
+
+    async def connect_through(self, path: Impairment, *, seed: int = 1) -> tuple[Pair, UdpProxy]:
+        """A connection over a path that does what ``path`` says."""
+        listener, dialer = await self.listen(), await self.dialer()
+        proxy = await self._stack.enter_async_context(UdpProxy(listener.address, path, seed=seed))
+        return await join(listener, dialer, at=proxy.address), proxy
 
     async def close(self) -> None:
         await self._stack.aclose()

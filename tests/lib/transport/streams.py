@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import hashlib
+import random
+from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 import pytest
 
 from outrelay.lib.errors import Closed, ErrorCode, Reset
-from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.carrier import WRITE_BUFFER, Stream
+from tests.lib.transport.carriers import Pair
 
 T = TypeVar("T")
+
+MIB = 1 << 20
 
 
 async def read_all(stream: Stream) -> bytes:
@@ -72,3 +77,42 @@ async def cancel(task: asyncio.Task[T]) -> None:
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+def payload(seed: int, size: int) -> Iterable[bytes]:
+    """Chunks that add up to ``size`` and repeat nowhere near each other."""
+    block = random.Random(seed).randbytes(MIB)
+    for start in range(0, size, MIB):
+        yield start.to_bytes(8, "big") + block[8 : size - start]
+
+
+async def send(stream: Stream, seed: int, size: int) -> str:
+    """Send a payload to its acknowledged end; its hash."""
+    digest = hashlib.sha256()
+    for chunk in payload(seed, size):
+        digest.update(chunk)
+        await stream.write(chunk)
+        assert stream.unsent <= WRITE_BUFFER
+    stream.finish()
+    await stream.wait_finished()
+    return digest.hexdigest()
+
+
+async def receive(stream: Stream) -> str:
+    """The hash of everything up to the end."""
+    digest = hashlib.sha256()
+    while part := await stream.read():
+        digest.update(part)
+    return digest.hexdigest()
+
+
+async def exchange(pair: Pair, size: int) -> None:
+    """Send ``size`` bytes each way at once; they arrive as they were sent."""
+    near, far = await pair.stream()
+    async with asyncio.TaskGroup() as group:
+        up = group.create_task(send(near, 1, size), name="send up")
+        down = group.create_task(send(far, 2, size), name="send down")
+        up_got = group.create_task(receive(far), name="receive up")
+        down_got = group.create_task(receive(near), name="receive down")
+    assert up.result() == up_got.result()
+    assert down.result() == down_got.result()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import random
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,39 +14,22 @@ import pytest
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Connection, Stream
 from tests.lib.transport.carriers import Harness, Pair
-from tests.lib.transport.streams import closing, echo, read_all, round_trips
+from tests.lib.transport.streams import (
+    MIB,
+    closing,
+    echo,
+    exchange,
+    payload,
+    read_all,
+    receive,
+    round_trips,
+    send,
+)
 
 pytestmark = pytest.mark.both_loops
 
-MIB = 1 << 20
-
 STALLED_MAX = 2 * MIB
 """Bytes a carrier may take of a writer whose reader never reads."""
-
-
-def payload(seed: int, size: int) -> Iterable[bytes]:
-    """Chunks that add up to ``size`` and repeat nowhere near each other."""
-    block = random.Random(seed).randbytes(MIB)
-    for start in range(0, size, MIB):
-        yield start.to_bytes(8, "big") + block[8 : size - start]
-
-
-async def send(stream: Stream, seed: int, size: int) -> str:
-    digest = hashlib.sha256()
-    for chunk in payload(seed, size):
-        digest.update(chunk)
-        await stream.write(chunk)
-        assert stream.unsent <= WRITE_BUFFER
-    stream.finish()
-    await stream.wait_finished()
-    return digest.hexdigest()
-
-
-async def receive(stream: Stream) -> str:
-    digest = hashlib.sha256()
-    while part := await stream.read():
-        digest.update(part)
-    return digest.hexdigest()
 
 
 @asynccontextmanager
@@ -67,24 +49,13 @@ async def echoing(connection: Connection) -> AsyncIterator[None]:
 # --- bytes -----------------------------------------------------------------------------
 
 
-async def transfer(pair: Pair, size: int) -> None:
-    near, far = await pair.stream()
-    async with asyncio.TaskGroup() as group:
-        up = group.create_task(send(near, 1, size), name="send up")
-        down = group.create_task(send(far, 2, size), name="send down")
-        up_got = group.create_task(receive(far), name="receive up")
-        down_got = group.create_task(receive(near), name="receive down")
-    assert up.result() == up_got.result()
-    assert down.result() == down_got.result()
-
-
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_64_mib_each_way(pair: Pair) -> None:
-    await transfer(pair, 64 * MIB)
+    await exchange(pair, 64 * MIB)
 
 
 async def test_8_mib_each_way(pair: Pair) -> None:
-    await transfer(pair, 8 * MIB)
+    await exchange(pair, 8 * MIB)
 
 
 async def test_many_streams_share_a_connection(pair: Pair) -> None:
