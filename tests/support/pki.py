@@ -10,6 +10,7 @@ files = save(agent, tmp_path / "agent-a")
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -126,6 +127,7 @@ class TestPki:
         common_name: str | None = None,
         private_key: PrivateKey | None = None,
         ca: bool = False,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> Credentials:
         """Credentials with whatever is wrong with them; what is not given is right.
 
@@ -140,6 +142,7 @@ class TestPki:
             common_name: The subject's; of any length.
             private_key: The holder's key; a new P-256 key by default.
             ca: Whether the certificate calls itself a CA's.
+            extensions: More of them.
         """
         issuer = issuer or Issuer(
             certificate=self.authority.certificate, private_key=self.authority.private_key
@@ -164,6 +167,8 @@ class TestPki:
         if usages:
             oids: list[ObjectIdentifier] = [usage.value for usage in usages]
             builder = builder.add_extension(x509.ExtendedKeyUsage(oids), critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         certificate = sign(builder, issuer.private_key)
         return Credentials(identity=identity, certificate=certificate, private_key=private_key)
 
@@ -221,7 +226,8 @@ def identity_of_role(role: Role) -> Identity:
 
 def subject(common_name: str) -> x509.Name:
     """A subject, also with a name longer than X.509 allows (plain issuers do that)."""
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
+    with warnings.catch_warnings(action="ignore"):
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
 
 
 def sign(builder: x509.CertificateBuilder, key: PrivateKey) -> x509.Certificate:

@@ -220,7 +220,7 @@ def _load_certificates(path: str | Path) -> list[x509.Certificate]:
     data = _read(path)
     try:
         return x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise IdentityError(str(path), "holds no PEM certificate") from error
 
 

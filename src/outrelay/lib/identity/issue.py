@@ -80,7 +80,7 @@ class Authority:
             _builder(identity.name, public_key, now, min(now + lifetime, last))
             .issuer_name(self.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage("digital_signature", "key_encipherment"), critical=True)
+            .add_extension(key_usage("digital_signature", "key_encipherment"), critical=True)
             .add_extension(_SERVER_AND_CLIENT, critical=False)
             .add_extension(_alternative_names(identity, names), critical=False)
             .add_extension(_key_identifier(self.private_key.public_key()), critical=False)
@@ -110,7 +110,7 @@ def create_authority(*, now: datetime, lifetime: timedelta = CA_LIFETIME) -> Aut
         _builder(CA_NAME, key.public_key(), now, now + lifetime)
         .issuer_name(_name(CA_NAME))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
+        .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
         .sign(key, hashes.SHA256())
     )
     return Authority(certificate=certificate, private_key=key)
@@ -119,6 +119,11 @@ def create_authority(*, now: datetime, lifetime: timedelta = CA_LIFETIME) -> Aut
 def new_key() -> ec.EllipticCurvePrivateKey:
     """A new P-256 key, from the system's random source."""
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_usage(*usages: str) -> x509.KeyUsage:
+    """The key usage extension with exactly these usages, named as ``x509.KeyUsage`` does."""
+    return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
 
 
 _SERVER_AND_CLIENT: Final = x509.ExtendedKeyUsage(
@@ -157,10 +162,6 @@ def _builder(
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _key_usage(*usages: str) -> x509.KeyUsage:
-    return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
 
 
 def _key_identifier(issuer: PublicKey) -> x509.AuthorityKeyIdentifier:

@@ -89,7 +89,7 @@ def _verified_chain(
             return _path(chain, authority, now)
         except crypto.X509StoreContextError as error:
             failures.append(error)
-        except (crypto.Error, ValueError) as error:
+        except crypto.Error as error:
             raise IdentityError(_PEER, "cannot be read") from error
     failure = min(failures, key=lambda error: error.errors[0] not in _DATE_ERRORS)
     raise IdentityError(_PEER, _chain_fault(failure, now)) from failure
