@@ -1,0 +1,91 @@
+"""What the store keeps, as values.
+
+A *binding* says that an agent serves a service behind a relay; it is *live* while that
+relay is alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from outrelay.lib.policy import Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """What a relay says about itself."""
+
+    id: str
+    region: str = ""
+    endpoint: str = ""
+    forward_endpoint: str = ""
+    tcp_endpoint: str = ""
+    intra_endpoint: str = ""
+    load: int = 0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayStatus:
+    """What the controller knows about a relay; see ``registry.relays``."""
+
+    id: str
+    holder: str
+    beating: bool
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One registration as a relay asks for it."""
+
+    tenant: str
+    name: str
+    agent_uri: str
+    relay_id: str
+    local_addr: str = ""
+    weight: int = 0
+    priority: int = 0
+
+    @property
+    def id(self) -> str:
+        """``<tenant>/<name>``."""
+        return f"{self.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """A registration as it is kept, with what its relay says about itself."""
+
+    service: Service
+    updated_ms: int
+    revision: int
+    region: str
+    relay_endpoint: str
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingChange:
+    """A binding that is live now, or no longer."""
+
+    revision: int
+    binding: Binding
+    live: bool
+
+
+class PolicyChangeKind(Enum):
+    """What happened to a rule."""
+
+    ADDED = auto()
+    REMOVED = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChange:
+    """A rule that was added or removed."""
+
+    revision: int
+    kind: PolicyChangeKind
+    rule: Rule
