@@ -87,6 +87,10 @@ class Link:
             return
         self._events = events
         core = self.core
+        if self.is_pending and core.confirmed and self.peer is not None:
+            self._confirmed(self.peer)
+        if self.is_pending and core.closing is None:
+            return  # streams that came with the handshake are heard of once it is over
         while (event := core.next_event()) is not None:
             self._translate(event)
         for record in core.readable:
@@ -137,8 +141,6 @@ class Link:
 
     def _progress(self) -> None:
         core = self.core
-        if not self.connected and not self.ended and core.confirmed and self.peer is not None:
-            self._confirmed(self.peer)
         if core.finished:
             finished, core.finished = core.finished, []
             for record in finished:
