@@ -1,0 +1,68 @@
+"""``bench``: measure OutRelay on this machine, beside direct TCP."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from rich.console import Console
+
+from outrelay.lib.errors import OutRelayError
+from outrelay.tools.bench import plot, runner, summary, table
+from outrelay.tools.bench.runner import Results
+from outrelay.tools.bench.scenarios import Scenario, scenarios
+
+
+@click.command("bench", context_settings={"show_default": True})
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Measurements of each kind.")
+@click.option("--quick", is_flag=True, help="One round with little load: does it all work?")
+@click.option("--only", default="", help="Only the scenarios whose names hold this text.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="bench-out",
+    help="Folder for bench.json and bench.svg.",
+)
+def main(rounds: int, quick: bool, only: str, out: Path) -> None:
+    """Measure throughput, latency, CPU and memory of a chain of agents and relay.
+
+    Everything runs on this machine: a load, a consumer's agent, a relay, a provider's agent
+    and a backend, beside direct TCP from the load to the backend.
+    """
+    chosen = [each for each in scenarios(quick=quick) if only in each.name]
+    if not chosen:
+        raise click.BadParameter(f"no scenario's name holds {only!r}", param_hint="--only")
+    rounds = 1 if quick else rounds
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    console = Console()
+    console.width = max(console.width, table.WIDTH)
+    results = _run(chosen, rounds, console)
+    found = summary.figures(chosen, results.measurements)
+    written = summary.document(chosen, results, started=started, rounds=rounds)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(written, indent=1) + "\n")
+    (out / "bench.svg").write_text(plot.svg(found, f"OutRelay {written['version']}, {started}"))
+    console.print(table.speed(found), table.idle(results.idle_rss))
+    console.print(f"written to {out}/bench.json and {out}/bench.svg")
+
+
+def _run(chosen: Sequence[Scenario], rounds: int, console: Console) -> Results:
+    with tempfile.TemporaryDirectory(prefix="outrelay-bench-") as directory:
+        try:
+            with console.status("") as status:
+                return runner.run(chosen, rounds, Path(directory), status.update)
+        except OutRelayError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted")
+
+
+def _fail(fault: str) -> NoReturn:
+    print(f"bench: {fault}", file=sys.stderr)
+    raise SystemExit(1)

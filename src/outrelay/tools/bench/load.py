@@ -1,0 +1,249 @@
+"""The load: a backend that serves it and a client that makes it, on plain blocking sockets.
+
+Both run as processes of their own (``python -m outrelay.tools.bench.load``), so that they
+disturb what is measured as little as they can. A connection carries one request:
+
+    header (operation, stream index, size)   then
+    UP     size bytes to the backend          <- when the first and the last came, digest
+    DOWN   <- size bytes from the backend
+    OPEN   <- one byte
+    ECHO   messages of 64 bytes, each answered with itself, until the client ends
+
+Invariants: the receiver's clock counts (CLOCK_MONOTONIC is one clock for all processes of a
+machine); payload goes into memory made ready before and is hashed after the clock stopped;
+every stream's payload is another one, known to both sides from its index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+Address = tuple[str, int]
+
+_HEADER = struct.Struct("!BIQ")
+_RECEIPT = struct.Struct("!dd32s")
+_BLOCK = 1 << 20
+_MESSAGE = b"p" * 64
+_PATIENCE = 60.0
+"""Seconds without progress after which either side gives up."""
+
+
+class Operation(IntEnum):
+    """What a connection is for."""
+
+    UP = 1
+    DOWN = 2
+    OPEN = 3
+    ECHO = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """When the first and the last byte of a payload arrived, seconds on the monotonic clock."""
+
+    first: float
+    last: float
+
+
+class PayloadDamagedError(Exception):
+    """What arrived is not what was sent."""
+
+
+# ---- payload -------------------------------------------------------------------------------
+
+
+@cache
+def _block(index: int) -> bytes:
+    return random.Random(index).randbytes(_BLOCK)
+
+
+def _digest(index: int, size: int) -> bytes:
+    """The hash of a whole payload: the stream's block, repeated."""
+    block, digest = _block(index), hashlib.sha256()
+    for offset in range(0, size, _BLOCK):
+        digest.update(block[: size - offset])
+    return digest.digest()
+
+
+def _send_payload(connection: socket.socket, block: bytes, size: int) -> None:
+    view = memoryview(block)
+    for offset in range(0, size, _BLOCK):
+        connection.sendall(view[: size - offset])
+
+
+def _receive_payload(connection: socket.socket, size: int) -> tuple[Transfer, bytes]:
+    """The times of a payload of ``size`` bytes (at least 1), and its hash."""
+    buffer = bytearray(b"\1") * size  # written once, so that no page is missing later
+    view = memoryview(buffer)
+    _receive_some(connection, view[:1])
+    first, at = time.monotonic(), 1
+    while at < size:
+        at += _receive_some(connection, view[at:])
+    times = Transfer(first=first, last=time.monotonic())
+    return times, hashlib.sha256(buffer).digest()
+
+
+def _receive_some(connection: socket.socket, view: memoryview) -> int:
+    count = connection.recv_into(view)
+    if not count:
+        raise PayloadDamagedError("the connection ended early")
+    return count
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view, at = memoryview(data), 0
+    while at < size:
+        at += _receive_some(connection, view[at:])
+    return bytes(data)
+
+
+# ---- the backend ---------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Serve requests until killed; the first line on standard output is the port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_serve_one, args=(connection,), daemon=True).start()
+
+
+def _serve_one(connection: socket.socket) -> None:
+    with connection:
+        _prepare(connection)
+        header = _receive_exactly(connection, _HEADER.size)
+        operation, index, size = _HEADER.unpack(header)
+        if operation == Operation.UP:
+            times, digest = _receive_payload(connection, size)
+            connection.sendall(_RECEIPT.pack(times.first, times.last, digest))
+        elif operation == Operation.DOWN:
+            _send_payload(connection, _block(index), size)
+        elif operation == Operation.OPEN:
+            connection.sendall(b"!")
+        else:
+            while message := connection.recv(len(_MESSAGE)):
+                connection.sendall(message)
+
+
+def _prepare(connection: socket.socket) -> None:
+    connection.settimeout(_PATIENCE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+# ---- the client ----------------------------------------------------------------------------
+
+
+def _connect(
+    address: Address, operation: Operation, index: int = 0, size: int = 0
+) -> socket.socket:
+    connection = socket.create_connection(address, timeout=_PATIENCE)
+    _prepare(connection)
+    connection.sendall(_HEADER.pack(operation, index, size))
+    return connection
+
+
+def _upload(address: Address, index: int, size: int) -> Transfer:
+    block = _block(index)
+    with _connect(address, Operation.UP, index, size) as connection:
+        _send_payload(connection, block, size)
+        receipt = _receive_exactly(connection, _RECEIPT.size)
+    first, last, digest = _RECEIPT.unpack(receipt)
+    return _verified(Transfer(first=first, last=last), digest, index, size)
+
+
+def _download(address: Address, index: int, size: int) -> Transfer:
+    with _connect(address, Operation.DOWN, index, size) as connection:
+        times, digest = _receive_payload(connection, size)
+    return _verified(times, digest, index, size)
+
+
+def _verified(times: Transfer, digest: bytes, index: int, size: int) -> Transfer:
+    if digest != _digest(index, size):
+        raise PayloadDamagedError(f"stream {index} delivered other bytes than were sent")
+    return times
+
+
+def bulk(address: Address, operation: Operation, streams: int, size: int) -> float:
+    """Bytes per second that all streams together moved.
+
+    Args:
+        address: The backend's, or an agent's that leads to it.
+        operation: UP or DOWN.
+        streams: Connections at once.
+        size: Bytes of each.
+
+    Raises:
+        PayloadDamagedError: A byte was lost or changed.
+        OSError: A connection failed, or stood still.
+    """
+    for index in range(streams):
+        _block(index)  # make it before the clock runs
+    move = _upload if operation is Operation.UP else _download
+    with ThreadPoolExecutor(streams) as pool:
+        transfers = list(pool.map(lambda index: move(address, index, size), range(streams)))
+    elapsed = max(each.last for each in transfers) - min(each.first for each in transfers)
+    return streams * size / elapsed
+
+
+def opens(address: Address, count: int) -> list[float]:
+    """Seconds from before the connect to the first byte of the answer, ``count`` times."""
+    return [_timed(lambda: _open(address)) for _ in range(count)]
+
+
+def _open(address: Address) -> None:
+    with _connect(address, Operation.OPEN) as connection:
+        _receive_exactly(connection, 1)
+
+
+def pings(address: Address, count: int) -> list[float]:
+    """Seconds of each of ``count`` round trips of 64 bytes on one connection that is warm."""
+    with _connect(address, Operation.ECHO) as connection:
+
+        def ping() -> None:
+            connection.sendall(_MESSAGE)
+            _receive_exactly(connection, len(_MESSAGE))
+
+        for _ in range(20):
+            ping()
+        return [_timed(ping) for _ in range(count)]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+# ---- as a program --------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``serve``, or ``up|down|open|echo PORT STREAMS SIZE_OR_COUNT``; a client answers in JSON."""
+    if arguments[0] == "serve":
+        serve()
+    operation, port, streams, amount = Operation[arguments[0].upper()], *map(int, arguments[1:])
+    address = ("127.0.0.1", port)
+    started = time.process_time()
+    if operation in (Operation.UP, Operation.DOWN):
+        values = [bulk(address, operation, streams, amount)]
+    else:
+        values = (opens if operation is Operation.OPEN else pings)(address, amount)
+    print(json.dumps({"values": values, "cpu_seconds": time.process_time() - started}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,167 @@
+"""OutRelay on this machine, for the demo and the benchmark: certificates, four programs, rules.
+
+    with Deployment(directory, tell=print) as deployment:
+        deployment.make_certificates()
+        deployment.start_controller()
+        deployment.start_relay()
+        deployment.start_provider({"hello": ("127.0.0.1", 8000)})
+        addresses = deployment.start_consumer(["hello"])
+        deployment.cli("policy", "add", ...)
+
+Everything lives in ``directory`` and every port is one the system chose. ``tell`` gets each
+command line before it runs: typed in that directory it does the same. Leaving the ``with``
+stops what runs, agents first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from outrelay.lib.values import Address, address_text, parse_address
+from outrelay.tools import dev_pki, programs
+from outrelay.tools.programs import Program, ProgramFailedError
+
+TENANT = "acme"
+_PKI = "pki"
+_ANY_PORT = "127.0.0.1:0"
+
+
+def _quiet(_command: str) -> None:
+    return
+
+
+class Deployment:
+    """A controller, a relay, a provider's and a consumer's agent; a context manager.
+
+    Args:
+        directory: Where everything lives; it exists and is empty.
+        tell: Gets the command lines.
+    """
+
+    def __init__(self, directory: Path, tell: Callable[[str], None] = _quiet) -> None:
+        self.running: list[Program] = []
+        """In the order they were started."""
+        self.consumer_uri = ""
+        """Who the consumer's agent is."""
+        self._directory = directory
+        self.tell = tell
+        self._controller: Address = ("127.0.0.1", 7444)
+        self._relay: Address = ("127.0.0.1", 7443)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that let ``outrelay-cli`` be called without flags for them."""
+        return {
+            "OUTRELAY_CLI_CONTROLLER": address_text(self._controller),
+            "OUTRELAY_CLI_TENANT": TENANT,
+            "OUTRELAY_CLI_CERT": f"{_PKI}/operator.pem",
+            "OUTRELAY_CLI_KEY": f"{_PKI}/operator.key",
+            "OUTRELAY_CLI_CA": f"{_PKI}/ca.pem",
+        }
+
+    def make_certificates(self) -> None:
+        """A CA and a certificate for each of the programs and the operator."""
+        self.tell(programs.command_line("dev-pki", ["--out", _PKI, "--tenant", TENANT]))
+        lifetime = timedelta(days=1)
+        pki = dev_pki.create(tenant=TENANT, relay_id="r1", now=datetime.now(UTC), lifetime=lifetime)
+        self.consumer_uri = pki.holders["agent-a"].identity.uri
+        dev_pki.write(pki, self._directory / _PKI, namespace="outrelay")
+
+    def start_controller(self) -> Program:
+        """The controller, as soon as it serves."""
+        program = self._start(
+            "outrelay-controller", "--listen", _ANY_PORT, "--db", "controller.db",
+            *_credentials("controller"),
+        )  # fmt: skip
+        self._controller = _listening(program)
+        return program
+
+    def start_relay(self) -> Program:
+        """The relay, as soon as it serves."""
+        program = self._start(
+            "outrelay-relay", "--listen", _ANY_PORT,
+            "--controller", address_text(self._controller),
+            *_credentials("relay"),
+        )  # fmt: skip
+        self._relay = _listening(program)
+        return program
+
+    def start_provider(self, backends: Mapping[str, Address]) -> Program:
+        """The agent beside the services, as soon as all are registered.
+
+        Args:
+            backends: Where each service listens.
+        """
+        expose = [f"--expose={name}={address_text(at)}" for name, at in backends.items()]
+        return self._start_agent("provider", "agent-b", expose)
+
+    def start_consumer(self, services: Iterable[str]) -> dict[str, Address]:
+        """The agent beside the applications; where it listens for each service."""
+        names = list(services)
+        consume = [f"--consume={name}@{_ANY_PORT}" for name in names]
+        program = self._start_agent("consumer", "agent-a", consume)
+        return {name: _listening(program, service=name) for name in names}
+
+    def cli(self, *arguments: str) -> str:
+        """What ``outrelay-cli`` prints; ``tell`` hears nothing of it.
+
+        Raises:
+            ProgramFailedError: It ended with another code than 0.
+        """
+        done = programs.run(
+            "outrelay-cli",
+            arguments,
+            directory=self._directory,
+            environment=self.environment,
+        )
+        if done.returncode:
+            fault = f"ended with exit code {done.returncode}"
+            raise ProgramFailedError("outrelay-cli", fault, done.stdout.splitlines())
+        return done.stdout
+
+    def stop(self) -> dict[str, int]:
+        """Stop what runs, the last started first; the exit code of each."""
+        codes = {}
+        with programs.signals_held():
+            while self.running:
+                program = self.running.pop()
+                codes[program.name] = program.stop()
+        return codes
+
+    def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
+        return self._start(
+            "outrelay-agent", "--relay", address_text(self._relay),
+            *_credentials(certificate), *services,
+            name=name,
+        )  # fmt: skip
+
+    def _start(self, script: str, *arguments: str, name: str = "") -> Program:
+        self.tell(programs.command_line(script, arguments))
+        with programs.signals_held():
+            program = Program(script, arguments, directory=self._directory, name=name)
+            self.running.append(program)
+        program.wait_for("ready")
+        return program
+
+
+def _credentials(name: str) -> list[str]:
+    return ["--cert", f"{_PKI}/{name}.pem", "--key", f"{_PKI}/{name}.key", "--ca", f"{_PKI}/ca.pem"]
+
+
+def _listening(program: Program, **fields: str) -> Address:
+    return parse_address(str(program.wait_for("listening", fields=fields)["address"]))

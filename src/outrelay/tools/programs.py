@@ -1,0 +1,229 @@
+"""OutRelay's own programs as child processes, for the demo and the benchmark.
+
+A ``Program`` runs in a process group of its own: a Ctrl-C at the terminal reaches only the
+parent, which then stops its children in an order that makes sense. Its log is JSON, kept,
+and waited on: ``wait_for("listening")`` gives the line as soon as it comes.
+
+``run`` is for programs that end by themselves (``outrelay-cli``). No program inherits the
+variables that would be its flags. ``signals_held`` keeps a Ctrl-C from coming between the
+start of a child and the note of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from outrelay.lib.errors import OutRelayError
+
+START_TIMEOUT = 20.0
+"""Seconds a program has for each thing it is to log."""
+
+STOP_TIMEOUT = 15.0
+"""Seconds it has to stop; the programs' own bounds are below that."""
+
+_TAIL = 12
+
+Line = Mapping[str, object]
+
+
+class ProgramFailedError(OutRelayError):
+    """A program ended, or did not do in time what it was started for.
+
+    Args:
+        program: Its name.
+        fault: What it did, or did not.
+        log: The last lines it wrote.
+    """
+
+    def __init__(self, program: str, fault: str, log: Sequence[str]) -> None:
+        super().__init__(program, fault, log)
+        self.program = program
+        self.fault = fault
+        self.log = log
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.program} {self.fault}; its last words:", *self.log])
+
+
+class Program:
+    """A program that runs until it is stopped.
+
+    Args:
+        script: Its console script: ``outrelay-relay``.
+        arguments: Its command line; the form of the log is added.
+        directory: Where it runs.
+        name: What to call it, where there are several of the script.
+    """
+
+    def __init__(
+        self, script: str, arguments: Sequence[str], *, directory: Path, name: str = ""
+    ) -> None:
+        self.name = name or script.removeprefix("outrelay-")
+        self._lines: list[str] = []
+        self._events: list[Line] = []
+        self._news = threading.Condition()
+        self._log_ended = False
+        self._process = subprocess.Popen(
+            [script_path(script), *arguments, "--log-format", "json"],
+            cwd=directory,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._follow, name=f"log of {self.name}")
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def log(self) -> Sequence[str]:
+        """The last lines it wrote, in a form for people."""
+        with self._news:
+            return [readable(line) for line in self._lines[-_TAIL:]]
+
+    def events(self, event: str) -> Sequence[Line]:
+        """Its log lines so far with this event."""
+        with self._news:
+            return [line for line in self._events if line["event"] == event]
+
+    def wait_for(
+        self, event: str, *, fields: Line | None = None, timeout: float = START_TIMEOUT
+    ) -> Line:
+        """The first log line with this event and these fields, as soon as there is one.
+
+        Raises:
+            ProgramFailedError: None came in ``timeout`` seconds, or it ended without one.
+        """
+        wanted = {"event": event, **(fields or {})}.items()
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while True:
+                for line in self._events:
+                    if wanted <= line.items():
+                        return line
+                if self._log_ended:
+                    fault = f"ended with exit code {self._process.wait()}"
+                    break
+                if not self._news.wait(max(0.0, deadline - time.monotonic())):
+                    fault = f"did not say {event!r} within {timeout:g} s"
+                    break
+        raise ProgramFailedError(self.name, fault, self.log)
+
+    def stop(self) -> int:
+        """Ask it to stop and give its exit code; one that does not is killed (code -9)."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._reader.join()
+        return code
+
+    def _follow(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            for text in stderr:
+                self._add(text.rstrip("\n"))
+        with self._news:
+            self._log_ended = True
+            self._news.notify_all()
+
+    def _add(self, text: str) -> None:
+        line = _parsed(text)
+        with self._news:
+            self._lines.append(text)
+            if line is not None:
+                self._events.append(line)
+            self._news.notify_all()
+
+
+def run(
+    script: str, arguments: Sequence[str], *, directory: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; its output, both kinds in the order it came, is ``stdout``.
+
+    Args:
+        script: Its console script.
+        arguments: Its command line.
+        directory: Where it runs.
+        environment: Variables to add.
+    """
+    return subprocess.run(
+        [script_path(script), *arguments],
+        cwd=directory,
+        env=_environment() | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=START_TIMEOUT,
+        check=False,
+    )
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let a SIGINT or SIGTERM that comes in the block take effect after it."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda held, _frame: came.append(held))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for held in came[:1]:
+            signal.raise_signal(held)
+
+
+def script_path(script: str) -> str:
+    """Where a console script is: beside the interpreter that runs us."""
+    return str(Path(sys.executable).with_name(script))
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The line to type for it."""
+    return shlex.join([script, *arguments])
+
+
+def readable(text: str) -> str:
+    """A line of a JSON log for people; any other line as it is."""
+    line = _parsed(text)
+    if line is None:
+        return text
+    hidden = {"ts_unix_ms", "level", "component", "event"}
+    fields = [f"{key}={value}" for key, value in line.items() if key not in hidden]
+    return " ".join([str(line.get("level", "")).upper().ljust(7), str(line["event"]), *fields])
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("OUTRELAY_")}
+
+
+def _parsed(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and "event" in line else None
