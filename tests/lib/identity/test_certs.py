@@ -324,9 +324,11 @@ def test_a_trust_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     assert fault_of(lambda: load_trust(path)) == f"{path}: holds no PEM certificate"
 
 
-def test_a_leaf_is_not_to_be_trusted(pki: TestPki, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_key_usage", [True, False])
+def test_a_leaf_is_not_to_be_trusted(pki: TestPki, tmp_path: Path, with_key_usage: bool) -> None:
     path = tmp_path / "ca.pem"
-    path.write_bytes(pki.trust.pem + pki.agent().certificate_pem)
+    leaf = pki.agent() if with_key_usage else pki.forge(agent_identity())
+    path.write_bytes(pki.trust.pem + leaf.certificate_pem)
 
     assert fault_of(lambda: load_trust(path)) == (
         f"{path}: holds a certificate that is not a CA's; list only CA certificates in it"
