@@ -257,17 +257,18 @@ class AioquicEngine:
     def _collect(self, link: Link) -> None:
         was_pending = link.is_pending
         link.collect(self._events)
-        self._handshakes -= was_pending and not link.is_pending and not link.dialled
+        self._handshakes -= was_pending and link.connected and not link.dialled
         if link.drained and link.number in self._links:
             self._remove(link)
 
     def _forget(self, link: Link) -> None:
         """Its first datagram was no Initial of anybody: nothing was begun."""
-        self._handshakes -= 1
         self._remove(link)
 
     def _remove(self, link: Link) -> None:
         link.drained = True
+        # One that failed counts until here: it costs memory while it closes.
+        self._handshakes -= not (link.connected or link.dialled)
         link.unroute_all()
         del self._links[link.number]
         self._touched.pop(link.number, None)
