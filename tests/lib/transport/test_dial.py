@@ -34,7 +34,7 @@ class Place:
         self.made.append(made)
         return made
 
-    def after(self, event: asyncio.Event) -> Attempt:
+    def after(self, event: asyncio.Event) -> Attempt[Connection]:
         async def attempt() -> Connection:
             await event.wait()
             return await self.connect()
@@ -46,21 +46,24 @@ class Place:
         return [each for each in self.made if not each.ended]
 
 
-def refused(peer: str = "a:1", reason: str = "nobody answered", *, final: bool = False) -> Attempt:
-    async def attempt() -> NoReturn:
+def refused(
+    peer: str = "a:1", reason: str = "nobody answered", *, final: bool = False
+) -> Attempt[Connection]:
+    async def attempt() -> Connection:
         raise Refused(peer, reason, final=final)
 
     return attempt
 
 
-async def never() -> NoReturn:
+async def never() -> Connection:
     await asyncio.Event().wait()
     raise AssertionError
 
 
 async def test_the_first_to_connect_wins_and_the_others_are_given_up() -> None:
     place = Place()
-    assert await race([[never, refused(), place.connect]]) is place.made[0]
+    tier: list[Attempt[Connection]] = [never, refused(), place.connect]
+    assert await race([tier]) is place.made[0]
     assert place.open == place.made
 
 
@@ -90,23 +93,26 @@ async def test_a_cancelled_race_leaves_no_connection() -> None:
 
 async def test_a_later_tier_joins_after_the_head_start() -> None:
     place = Place()
-    assert await race([[never], [place.connect]], head_start=0.01) is place.made[0]
+    tiers: list[list[Attempt[Connection]]] = [[never], [place.connect]]
+    assert await race(tiers, head_start=0.01) is place.made[0]
 
 
 async def test_a_later_tier_joins_at_once_when_all_before_failed() -> None:
     place = Place()
-    assert await race([[refused()], [place.connect]], head_start=3600) is place.made[0]
+    tiers: list[list[Attempt[Connection]]] = [[refused()], [place.connect]]
+    assert await race(tiers, head_start=3600) is place.made[0]
 
 
 async def test_an_earlier_tier_may_win_after_a_later_one_failed() -> None:
     place = Place()
     failed = asyncio.Event()
 
-    async def fail() -> NoReturn:
+    async def fail() -> Connection:
         failed.set()
         raise Refused("b:2", "no")
 
-    assert await race([[place.after(failed)], [fail]], head_start=0.01) is place.made[0]
+    tiers: list[list[Attempt[Connection]]] = [[place.after(failed)], [fail]]
+    assert await race(tiers, head_start=0.01) is place.made[0]
 
 
 async def test_one_refusal_is_raised_as_it_is() -> None:

@@ -19,6 +19,7 @@ import socket
 from asyncio import Task, TaskGroup
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import Protocol, TypeVar
 
 from outrelay.lib.errors import Refused
 from outrelay.lib.identity.uri import Role
@@ -32,7 +33,17 @@ HEAD_START = 1.0
 FINAL_PATIENCE = 1.0
 """Seconds an endpoint's other addresses have once one of them refused us for good."""
 
-Attempt = Callable[[], Awaitable[Connection]]
+
+class Closable(Protocol):
+    """What attempts make: a connection, or something that holds one."""
+
+    def close(self) -> object:
+        """Give it up."""
+
+
+Made = TypeVar("Made", bound=Closable)
+
+Attempt = Callable[[], Awaitable[Made]]
 """Connects, or raises Refused."""
 
 
@@ -87,12 +98,12 @@ async def resolve(endpoint: Address) -> list[Address]:
 
 
 async def race(
-    tiers: Sequence[Sequence[Attempt]],
+    tiers: Sequence[Sequence[Attempt[Made]]],
     *,
     head_start: float = HEAD_START,
     one_peer: bool = False,
-) -> Connection:
-    """The first connection that an attempt makes.
+) -> Made:
+    """What the first attempt to connect has made.
 
     Args:
         tiers: What to try, in the order of preference; at least one attempt.
@@ -103,8 +114,8 @@ async def race(
         Refused: Every attempt was refused. It is ``final`` when every refusal was, with
             ``one_peer`` when any was.
     """
-    tries: list[Task[Connection | Refused]] = []
-    winner: Connection | None = None
+    tries: list[Task[Made | Refused]] = []
+    winner: Made | None = None
     try:
         async with TaskGroup() as group:
             for number, tier in enumerate(tiers, start=1):
@@ -125,7 +136,7 @@ async def race(
     return winner
 
 
-async def _try(attempt: Attempt) -> Connection | Refused:
+async def _try(attempt: Attempt[Made]) -> Made | Refused:
     try:
         return await attempt()
     except Refused as refusal:
@@ -133,8 +144,8 @@ async def _try(attempt: Attempt) -> Connection | Refused:
 
 
 async def _first(
-    tries: Collection[Task[Connection | Refused]], patience: float | None, *, one_peer: bool
-) -> Connection | None:
+    tries: Collection[Task[Made | Refused]], patience: float | None, *, one_peer: bool
+) -> Made | None:
     """The first connection made; None when all failed, or when patience has run out."""
     loop = asyncio.get_running_loop()
     try:
@@ -150,7 +161,7 @@ async def _first(
     return None
 
 
-def _outcomes(tries: Collection[Task[Connection | Refused]]) -> list[Connection | Refused]:
+def _outcomes(tries: Collection[Task[Made | Refused]]) -> list[Made | Refused]:
     return [each.result() for each in tries if each.done() and not each.cancelled()]
 
 

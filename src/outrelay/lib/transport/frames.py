@@ -19,6 +19,21 @@ from outrelay.lib.transport.carrier import Stream
 MessageT = TypeVar("MessageT", bound=Message)
 
 
+def message_of(frame: Frame, message: type[MessageT]) -> MessageT:
+    """What a frame carries, when the class of that is known.
+
+    Args:
+        frame: Of a type that carries a ``message``.
+        message: The class.
+
+    Raises:
+        RemoteProtocolError: The payload is no such message.
+    """
+    decoded = decode(frame)
+    assert isinstance(decoded, message)
+    return decoded
+
+
 class FrameReader:
     """Takes frames from a stream.
 
@@ -63,9 +78,7 @@ class FrameReader:
         if frame is None or frame.type != kind:
             got = "the stream's end" if frame is None else frame.name
             raise RemoteProtocolError(f"expected {kind.name}, got {got}")
-        decoded = decode(frame)
-        assert isinstance(decoded, message)
-        return decoded
+        return message_of(frame, message)
 
     def rest(self) -> bytes:
         """Take the bytes behind the frames read so far, of a stream that turns raw."""

@@ -1,0 +1,122 @@
+"""The agent put together: listeners, the uplink, consumer and provider, and how it stops.
+
+It stops in this order: no new connections of applications, no services at the relay, what
+runs finishes within ``--drain``, the rest is cut off, the connection is closed.
+
+Source: architecture.md; commands.md, outrelay-agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio import TaskGroup
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from functools import partial
+
+from outrelay.agent.consumer import Consumer
+from outrelay.agent.intercept.explicit import ExplicitListener
+from outrelay.agent.options import AgentOptions
+from outrelay.agent.provider import Provider
+from outrelay.agent.session.uplink import Uplink
+from outrelay.agent.streams import Streams
+from outrelay.agent.watch import AbortWatch
+from outrelay.lib.checks import faults_of, try_bind
+from outrelay.lib.errors import ConfigError, IdentityError
+from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
+from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.observe import logs
+from outrelay.lib.observe.metrics import AgentMetrics, new_registry
+from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.carrier import Dialer
+from outrelay.lib.transport.quic import QuicEndpoint
+
+log = logs.get_logger(__name__)
+
+ANYWHERE = ("::", 0)
+INSTANCE_SIZE = 16
+
+
+async def run(options: AgentOptions, stop: asyncio.Event) -> None:
+    """Be an agent until ``stop`` is set and everything has wound down.
+
+    Raises:
+        ConfigError: A file or an address cannot be used.
+        Refused: No relay will ever have this agent.
+    """
+    credentials, trust = load_identity(options), load_trust(options.ca)
+    endpoint = await QuicEndpoint.bind(
+        ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
+    )
+    try:
+        await serve(options, credentials.identity, endpoint, stop)
+    finally:
+        await endpoint.close()
+
+
+def check(options: AgentOptions) -> Iterable[str]:
+    """What keeps these options from working, one line each."""
+    return faults_of(
+        partial(load_identity, options),
+        partial(load_trust, options.ca),
+        *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
+    )
+
+
+def load_identity(options: AgentOptions) -> Credentials:
+    """The agent's credentials.
+
+    Raises:
+        IdentityError: They are not what an agent needs.
+        ConfigError: They are not the identity that ``--uri`` asks for.
+    """
+    credentials = load_credentials(options.cert, options.key)
+    identity, where = credentials.identity, f"--cert {options.cert}"
+    if identity.role is not Role.AGENT:
+        raise IdentityError(
+            where, f"is the certificate of {identity}, not an agent's", "give the agent's own"
+        )
+    if options.uri and options.uri != identity.uri:
+        raise ConfigError(
+            f"--uri {options.uri}", f"is not the identity in {options.cert}: {identity}"
+        )
+    if fault := credentials.date_fault(datetime.now(UTC)):
+        raise IdentityError(where, fault, "give a certificate that is valid now")
+    return credentials
+
+
+async def serve(
+    options: AgentOptions, identity: Identity, dialer: Dialer, stop: asyncio.Event
+) -> None:
+    """Be the agent ``identity``, on whatever carrier ``dialer`` is."""
+    metrics = AgentMetrics.on(new_registry()).streams
+    with ExitStack() as resources:
+        listeners = [
+            resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
+        ]
+        watch = resources.enter_context(closing(AbortWatch()))
+        async with TaskGroup() as group:
+            streams = Streams(group, options.max_streams)
+            provider = Provider(options.expose, streams, watch, options.limits, metrics)
+            uplink = Uplink(
+                options,
+                identity=identity,
+                instance=os.urandom(INSTANCE_SIZE),
+                dialer=dialer,
+                take=provider.take,
+                is_busy=lambda: bool(streams),
+            )
+            consumer = Consumer(identity, uplink, streams, watch, options.limits, metrics)
+            accepting = [
+                spawn(group, each.run(consumer.take), name=f"agent: listen for {each.service}")
+                for each in listeners
+            ]
+            connecting = spawn(group, uplink.run(), name="agent: uplink")
+            await stop.wait()
+            for task in accepting:
+                task.cancel()
+            await uplink.deregister()
+            await streams.drain(options.drain)
+            connecting.cancel()

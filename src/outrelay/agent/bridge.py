@@ -1,0 +1,119 @@
+"""The bridge between a TCP socket and a carrier's stream, byte for byte, both ways.
+
+Words: *upload* is from the socket to the stream, *download* back; the *application* is
+whoever has the other end of the socket, on the provider's side the backend.
+
+Invariants:
+
+- Each direction holds one chunk at a time and waits for whoever takes it: a reader that
+  stops makes the far writer wait.
+- Each direction ends by itself: an end of file becomes FIN, a FIN becomes a shutdown, and
+  the other direction goes on.
+- Whatever else ends a direction is raised; then nothing more was passed on as if it were
+  complete.
+
+Source: protocol.md sections 1 and 5; architecture.md, a byte's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import TaskGroup
+from collections.abc import Callable
+
+from outrelay.lib.errors import Reset
+from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.carrier import READ_SIZE, Stream
+
+CHUNK = 128 * 1024
+"""Bytes taken from the socket at once."""
+
+
+class Bridge:
+    """Joins ``sock`` and ``stream``.
+
+    Args:
+        sock: Connected and non-blocking; closed by the caller.
+        stream: The carrier's; what the bridge leaves open the caller ends.
+        on_fin: Called when a direction has come to its end.
+        on_sent: Told the number of bytes each time the stream took some.
+        on_received: Told the number of bytes each time the socket took some.
+    """
+
+    __slots__ = (
+        *("_on_fin", "_on_received", "_on_sent", "_socket", "_stopped", "_stream"),
+        *("finished", "received", "sent"),
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        stream: Stream,
+        *,
+        on_fin: Callable[[], None],
+        on_sent: Callable[[int], None],
+        on_received: Callable[[int], None],
+    ) -> None:
+        self._socket = sock
+        self._stream = stream
+        self._on_fin = on_fin
+        self._on_sent = on_sent
+        self._on_received = on_received
+        self._stopped: Reset | None = None
+        self.sent = 0
+        """Bytes of the application that the stream has taken."""
+        self.received = 0
+        """Bytes of the stream that the application has taken."""
+        self.finished = False
+        """Whether the upload has ended by FIN."""
+
+    async def run(self, held: bytes) -> None:
+        """Pass bytes until both directions have ended and the peer has everything.
+
+        Args:
+            held: What was read from the stream before.
+
+        Raises:
+            Reset: The peer abandoned a direction.
+            Closed: The connection is gone.
+            OSError: The application did, or its socket broke.
+        """
+        try:
+            async with TaskGroup() as group:
+                spawn(group, self._upload(), name="agent: upload")
+                await self._download(held)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if self._stopped:
+            raise self._stopped
+        await self._stream.wait_finished()
+
+    async def _upload(self) -> None:
+        receive, sock, write = (
+            asyncio.get_running_loop().sock_recv,
+            self._socket,
+            self._stream.write,
+        )
+        try:
+            while data := await receive(sock, CHUNK):
+                await write(data)
+                self.sent += len(data)
+                self._on_sent(len(data))
+        except Reset as stopped:  # nobody reads this direction; the other may still be read
+            self._stopped = stopped
+            return
+        self._stream.finish()
+        self.finished = True
+        self._on_fin()
+
+    async def _download(self, data: bytes) -> None:
+        send, sock, read = asyncio.get_running_loop().sock_sendall, self._socket, self._stream.read
+        data = data or await read(READ_SIZE)
+        while data:
+            await send(sock, data)
+            self.received += len(data)
+            self._on_received(len(data))
+            data = await read(READ_SIZE)
+        sock.shutdown(socket.SHUT_WR)
+        self._on_fin()

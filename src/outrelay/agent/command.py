@@ -1,0 +1,141 @@
+"""The command ``outrelay-agent``.
+
+Source: commands.md, outrelay-agent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from outrelay.agent import app
+from outrelay.agent.options import (
+    AgentOptions,
+    Consume,
+    Expose,
+    parse_consume,
+    parse_expose,
+    parse_service,
+)
+from outrelay.lib.errors import ConfigError
+from outrelay.lib.options import (
+    ADDRESS,
+    DURATION,
+    Address,
+    ParsedType,
+    command,
+    credential_flags,
+    flag,
+)
+
+SERVICE = ParsedType("name", parse_service)
+EXPOSE = ParsedType("name=host:port", parse_expose)
+CONSUME = ParsedType("service@host:port", parse_consume)
+
+EXAMPLES = """
+# beside a database: offer it as "db"
+outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
+  --expose db=127.0.0.1:5432
+# beside an application: what connects to 127.0.0.1:15432 reaches "db"
+outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
+  --consume db@127.0.0.1:15432
+"""
+
+
+@command("agent", run=app.run, check=app.check, examples=EXAMPLES)
+@click.argument(
+    "subcommand", metavar="[run]", type=click.Choice(["run"]), required=False, expose_value=False
+)
+@flag(
+    "--relay",
+    type=ADDRESS,
+    multiple=True,
+    default=["127.0.0.1:7443"],
+    help="Relays; the first to answer is used. Repeatable, or a comma list.",
+)
+@credential_flags(required=True)
+@flag("--uri", default="", help="Identity the certificate must hold; empty: whichever it holds.")
+@flag(
+    "--expose",
+    type=EXPOSE,
+    multiple=True,
+    help="Service to offer and its backend, as NAME=HOST:PORT. Repeatable.",
+)
+@flag("--expose-service", type=SERVICE, help="Service to offer; with --expose-target.")
+@flag("--expose-target", type=ADDRESS, help="Backend of --expose-service.")
+@flag(
+    "--consume",
+    type=CONSUME,
+    multiple=True,
+    help="Service to use and where applications connect to it, as SERVICE@HOST:PORT. Repeatable.",
+)
+@flag(
+    "--intercept",
+    type=click.Choice(["explicit"]),
+    default="explicit",
+    expose_value=False,
+    help="How connections of applications reach the agent: at the addresses of --consume.",
+)
+@flag(
+    "--server-name",
+    default="localhost",
+    help="DNS name a relay's certificate must hold; empty: any.",
+)
+@flag(
+    "--drain",
+    type=DURATION,
+    default="10s",
+    help="Time running streams have to finish after SIGTERM or SIGINT.",
+)
+@flag(
+    "--max-streams",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="Streams at a time, opened and served together.",
+)
+def main(
+    *,
+    relay: tuple[Address, ...],
+    cert: Path,
+    key: Path,
+    ca: Path,
+    uri: str,
+    expose: tuple[Expose, ...],
+    expose_service: str | None,
+    expose_target: Address | None,
+    consume: tuple[Consume, ...],
+    server_name: str,
+    drain: float,
+    max_streams: int,
+) -> AgentOptions:
+    """Connect the services of this host to a relay, and its applications to services elsewhere.
+
+    The agent only dials out. It offers services of this host (--expose) and lets applications
+    here use services of other agents (--consume).
+    """
+    return AgentOptions(
+        relays=relay,
+        cert=cert,
+        key=key,
+        ca=ca,
+        uri=uri,
+        expose=(*expose, *_exposed(expose_service, expose_target)),
+        consume=consume,
+        server_name=server_name,
+        drain=drain,
+        max_streams=max_streams,
+    )
+
+
+def _exposed(service: str | None, target: Address | None) -> list[Expose]:
+    """The service of ``--expose-service`` and ``--expose-target``, which come together."""
+    if service is None and target is None:
+        return []
+    if service is None or target is None:
+        raise ConfigError(
+            "--expose-service and --expose-target",
+            "one is missing",
+            "give both, or --expose NAME=HOST:PORT",
+        )
+    return [Expose(service=service, target=target)]

@@ -1,0 +1,151 @@
+"""The consumer's part: a stream for every connection of an application.
+
+Source: protocol.md section 5.
+"""
+
+from __future__ import annotations
+
+import socket
+from asyncio import Future
+from contextlib import suppress
+
+from outrelay.agent import hints
+from outrelay.agent.options import Limits
+from outrelay.agent.session.session import Ready, Session
+from outrelay.agent.session.uplink import Uplink
+from outrelay.agent.sockets import abort
+from outrelay.agent.stream import AgentStream, Side
+from outrelay.agent.streams import Streams
+from outrelay.agent.watch import AbortWatch
+from outrelay.lib.errors import Closed, ErrorCode, RejectCode, Reset, StreamRejected
+from outrelay.lib.identity.uri import Identity
+from outrelay.lib.observe import logs
+from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.orp.frame import encode
+from outrelay.lib.orp.fsm import StreamInput
+from outrelay.lib.orp.types import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+
+log = logs.get_logger(__name__)
+
+TRIES = 3
+"""How often a stream is tried that was lost, or drew a used id, before a byte was sent."""
+
+ANSWER_SLACK = 1.0
+"""Seconds that a relay's own 504, due at the limit, has to arrive."""
+
+
+class Consumer:
+    """Opens streams and joins them with applications' connections.
+
+    Args:
+        identity: Ours.
+        uplink: Gives the session.
+        streams: All streams of the agent.
+        watch: Notices applications that abort.
+        limits: How long what may take.
+        metrics: Counts streams.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        uplink: Uplink,
+        streams: Streams,
+        watch: AbortWatch,
+        limits: Limits,
+        metrics: StreamMetrics,
+    ) -> None:
+        self._identity = identity
+        self._uplink = uplink
+        self._streams = streams
+        self._watch = watch
+        self._limits = limits
+        self._metrics = metrics
+
+    def take(self, sock: socket.socket, service: str) -> None:
+        """Serve an application's new connection; ``sock`` is ours from now on."""
+        if self._streams.full:
+            self._refuse(service, StreamRejected(RejectCode.LIMIT, "--max-streams is reached"))
+            abort(sock)
+        else:
+            self._streams.start(self._serve(sock, service), name=f"agent: stream to {service}")
+
+    async def _serve(self, sock: socket.socket, service: str) -> None:
+        try:
+            await self._connect(sock, service)
+        except StreamRejected as rejected:
+            self._refuse(service, rejected)
+        except ConnectionResetError:
+            log.info("open given up", service=service, reason="the application is gone")
+        finally:
+            abort(sock)
+
+    def _refuse(self, service: str, rejected: StreamRejected) -> None:
+        """Tell why an application's connection is closed; the application itself learns nothing."""
+        self._metrics.ended.labels(_label(rejected.code)).inc()
+        log.warning(
+            "open refused",
+            service=service,
+            code=rejected.code,
+            reason=rejected.reason,
+            hint=hints.for_open(rejected.code, caller=self._identity, service=service),
+        )
+
+    async def _connect(self, sock: socket.socket, service: str) -> None:
+        """Open a stream and carry it; what failed before it was spliced may be tried again.
+
+        Raises:
+            StreamRejected: It was refused, or no relay is connected.
+            ConnectionResetError: The application aborted before it was spliced.
+        """
+        failure = StreamRejected(RejectCode.UNREACHABLE, "no stream came about")
+        for _ in range(TRIES):
+            with self._watch.guard(sock):
+                session = await self._uplink.session()
+            with self._streams.new_id() as stream_id, session.stream(stream_id) as ready:
+                try:
+                    with self._watch.guard(sock):
+                        stream = await self._open(session, stream_id, service, ready)
+                except Closed as closed:
+                    failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
+                except StreamRejected as rejected:
+                    if rejected.code != RejectCode.ID_IN_USE:
+                        raise
+                    failure = rejected
+                else:
+                    return await stream.carry(sock, self._watch)
+        raise failure
+
+    async def _open(
+        self, session: Session, stream_id: int, service: str, ready: Future[Ready]
+    ) -> AgentStream:
+        """A stream that is spliced.
+
+        Raises:
+            StreamRejected: It was refused.
+            Closed: The connection is gone.
+        """
+        carrier = await session.open_stream()
+        stream = AgentStream(
+            carrier, Side.CONSUMER, stream_id=stream_id, service=service, metrics=self._metrics
+        )
+        slack = 0.0 if session.is_plain else ANSWER_SLACK
+        try:
+            stream.advance(StreamInput.OPEN)
+            with suppress(Reset):  # why the relay does not read on is what it has written
+                message = orp.OpenStream(target_service=service, stream_id=stream_id)
+                await carrier.write(encode(FrameType.OPEN_STREAM, message))
+            limit = self._limits.ready + slack
+            await stream.until_ready(ready, limit, is_plain=session.is_plain)
+        except BaseException:
+            stream.abandon(ErrorCode.CANCELLED)
+            raise
+        return stream
+
+
+def _label(code: int) -> str:
+    try:
+        return str(int(RejectCode(code)))
+    except ValueError:
+        return "other"

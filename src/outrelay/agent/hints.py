@@ -1,0 +1,52 @@
+"""What a person can do about a refusal, in one line.
+
+Source: protocol.md section 3, reject codes.
+"""
+
+from __future__ import annotations
+
+from outrelay.lib.errors import RejectCode
+from outrelay.lib.identity.uri import Identity
+
+FOR_RELAY = "check --cert, --key, --ca and --server-name: all must come from the relay's CA"
+"""When relay and agent do not accept each other's certificates."""
+
+_HINTS = {
+    RejectCode.MALFORMED: "agent and relay do not understand each other; compare their versions",
+    RejectCode.NOT_FOUND: "check the service's name, and that an agent which exposes it"
+    " is connected",
+    RejectCode.ID_IN_USE: "try again",
+    RejectCode.LIMIT: "too many streams at a time; close some, or raise --max-streams",
+    RejectCode.UNREACHABLE: "check that the relay and the provider's agent are connected, and"
+    " that the provider's backend runs",
+    RejectCode.REJECTED: "the provider takes no streams now; try again later",
+    RejectCode.TIMEOUT: "the provider does not answer; look at its agent's log",
+}
+
+
+def for_open(code: int, *, caller: Identity, service: str) -> str:
+    """What to do when a stream to ``service`` was refused; empty for an unknown code."""
+    return _policy(caller, service) if code == RejectCode.DENIED else _hint(code)
+
+
+def for_registration(code: int, *, agent: Identity, service: str) -> str:
+    """What to do when the relay refused to register ``service``; empty for an unknown code."""
+    if code == RejectCode.DENIED:
+        return _policy(agent, service, " --method REGISTER")
+    if code == RejectCode.LIMIT:
+        return "this agent exposes more services than the relay takes; split them over agents"
+    return _hint(code)
+
+
+def _policy(caller: Identity, service: str, method: str = "") -> str:
+    return (
+        f"if it should be allowed: outrelay-cli policy add --tenant {caller.realm}"
+        f" --caller {caller} --target {service}{method} --decision allow"
+    )
+
+
+def _hint(code: int) -> str:
+    try:
+        return _HINTS[RejectCode(code)]
+    except ValueError:
+        return ""

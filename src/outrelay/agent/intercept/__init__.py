@@ -1,0 +1,1 @@
+"""Ways an application's connections reach the agent."""

@@ -1,0 +1,156 @@
+"""What an agent is told to do: its options as values, and how people write them.
+
+Words: an agent *exposes* a service when it passes the service's streams on to a target, and
+*consumes* one when it listens at an address and opens a stream for every connection there.
+
+Source: commands.md, outrelay-agent; protocol.md section 4 (names).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrelay.lib.errors import ConfigError
+from outrelay.lib.values import Address, address_text, parse_address
+
+_SERVICE = re.compile(r"[!-.0-~]{1,255}")  # printable ASCII without space and slash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expose:
+    """A service this agent provides.
+
+    Args:
+        service: Its name.
+        target: The backend that serves it.
+    """
+
+    service: str
+    target: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consume:
+    """A service this agent's applications use.
+
+    Args:
+        service: Its name.
+        bind: Where applications connect to; port 0 lets the system choose.
+    """
+
+    service: str
+    bind: Address
+
+    def __str__(self) -> str:
+        return f"--consume {self.service}@{address_text(self.bind)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long the agent waits, in seconds. Source: protocol.md sections 1, 4 and 5.
+
+    Args:
+        hello: For HELLO_ACK.
+        register: For the answer to REGISTER.
+        open: For the carrier to give a stream, and for the first frame of an incoming one.
+        ready: A consumer, for STREAM_READY.
+        provider_ready: A provider, for STREAM_READY after its STREAM_ACCEPT.
+        backend: For the backend to take the connection.
+        session: An application's connection, while no relay is connected.
+    """
+
+    hello: float = 5.0
+    register: float = 5.0
+    open: float = 10.0
+    ready: float = 10.0
+    provider_ready: float = 5.0
+    backend: float = 5.0
+    session: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """Everything the command line says.
+
+    Args:
+        relays: Endpoints of relays, all equally good.
+        cert: Certificate file.
+        key: Private key file.
+        ca: File of the CA certificates peers are verified by.
+        uri: The identity the certificate must hold; empty: whatever it holds.
+        expose: Services to provide.
+        consume: Services to listen for.
+        server_name: DNS name a relay's certificate must hold; empty: any.
+        drain: Seconds running streams have to finish when the agent is told to stop.
+        max_streams: Streams at a time, both roles together.
+        limits: How long it waits for what.
+    """
+
+    relays: tuple[Address, ...]
+    cert: Path
+    key: Path
+    ca: Path
+    uri: str = ""
+    expose: tuple[Expose, ...] = ()
+    consume: tuple[Consume, ...] = ()
+    server_name: str = "localhost"
+    drain: float = 10.0
+    max_streams: int = 10_000
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ConfigError: A service is exposed twice.
+        """
+        for name in _repeated(each.service for each in self.expose):
+            raise ConfigError(
+                "--expose", f"{name} is exposed twice", "an agent has one target for a service"
+            )
+
+
+def parse_expose(text: str) -> Expose:
+    """The value of ``NAME=HOST:PORT``.
+
+    Raises:
+        ValueError: It is none; the message says how to write it.
+    """
+    service, equals, target = text.rpartition("=")
+    if not equals:
+        raise ValueError(f"{text!r} names no target; write it like db=127.0.0.1:5432")
+    return Expose(service=parse_service(service), target=parse_address(target))
+
+
+def parse_consume(text: str) -> Consume:
+    """The value of ``SERVICE@HOST:PORT``.
+
+    Raises:
+        ValueError: It is none; the message says how to write it.
+    """
+    service, at, bind = text.rpartition("@")
+    if not at:
+        raise ValueError(f"{text!r} has no address to listen on; write it like db@127.0.0.1:5432")
+    return Consume(service=parse_service(service), bind=parse_address(bind))
+
+
+def parse_service(text: str) -> str:
+    """A service's name.
+
+    Raises:
+        ValueError: It is none; the message says what is.
+    """
+    if not _SERVICE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} cannot name a service; use 1 to 255 printable ASCII characters"
+            " without slash and space"
+        )
+    return text
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,0 +1,265 @@
+"""One connection to a relay, from HELLO to its end.
+
+Words: the *control stream* is the first one of the connection; an *answer* is a frame on it
+that somebody waits for. A relay is *plain* when it accepted none of our features.
+
+Invariants: whoever waits for an answer is told when the connection ends. A session that is
+*over* takes no new streams; those it carries may go on.
+
+Source: protocol.md sections 3, 4 and 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future, TaskGroup
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+
+from outrelay.agent.options import Limits
+from outrelay.lib.errors import (
+    Closed,
+    ErrorCode,
+    ProtocolError,
+    Refused,
+    RejectCode,
+    RemoteProtocolError,
+    Reset,
+    StreamRejected,
+)
+from outrelay.lib.observe import logs
+from outrelay.lib.orp.types import Frame, FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.service import cause_of
+from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.carrier import Connection, Stream
+from outrelay.lib.transport.frames import FrameReader, FrameWriter, message_of
+from outrelay.lib.values import address_text
+
+log = logs.get_logger(__name__)
+
+DEREGISTER = "deregister/1"
+
+CAPABILITIES = (DEREGISTER,)
+"""What we offer in HELLO."""
+
+_Answer = TypeVar("_Answer")
+
+_REFUSALS = frozenset({ErrorCode.DENIED, ErrorCode.PROTOCOL, ErrorCode.REPLACED})
+"""Codes of a connection closed instead of HELLO_ACK that say: do not try again."""
+
+Ready = orp.StreamReady | Closed
+"""What whoever waits for STREAM_READY gets."""
+
+Take = Callable[["Session", Stream], None]
+"""Takes a stream that the relay opened; it must not wait."""
+
+Register = Callable[["Session"], Awaitable[None]]
+"""Registers what the agent exposes, however many tries that needs."""
+
+
+class Session:
+    """A connection whose relay has answered HELLO; make it with ``start``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        reader: FrameReader,
+        writer: FrameWriter,
+        features: frozenset[str],
+        limits: Limits,
+    ) -> None:
+        self.connection = connection
+        self.features = features
+        self._reader = reader
+        self._writer = writer
+        self._limits = limits
+        self._ended: Closed | None = None
+        self._over = asyncio.Event()
+        self._streams: dict[int, list[Future[Ready]]] = {}
+        self._registering: dict[str, Future[StreamRejected | None]] = {}
+        self._skipped: set[int] = set()
+
+    @classmethod
+    async def start(cls, connection: Connection, hello: orp.Hello, limits: Limits) -> Session:
+        """Say HELLO on a new connection; it is closed when the relay does not agree.
+
+        Raises:
+            Refused: The relay refused us or did not answer.
+        """
+        peer = address_text(connection.peer_address)
+        try:
+            async with asyncio.timeout(limits.hello):
+                control = await connection.open_stream()
+                reader, writer = FrameReader(control), FrameWriter(control)
+                await writer.send(FrameType.HELLO, hello)
+                ack = await reader.expect(FrameType.HELLO_ACK, orp.HelloAck)
+        except Closed as closed:
+            reason = f"the relay refused us: {closed}"
+            raise Refused(peer, reason, final=closed.code in _REFUSALS) from closed
+        except (ProtocolError, Reset, TimeoutError) as error:
+            connection.close(ErrorCode.PROTOCOL, "no HELLO_ACK")
+            reason = str(error) or f"no HELLO_ACK within {limits.hello:g} s"
+            raise Refused(peer, reason) from error
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, reader, writer, frozenset(ack.accepted_features), limits)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the relay has none of our features."""
+        return not self.features
+
+    async def run(self, take: Take, register: Register) -> None:
+        """Serve the connection until it ends; cancelled, it closes it."""
+        try:
+            async with TaskGroup() as group:
+                spawn(group, self._control(), name="agent: control stream")
+                spawn(group, self._accept(take), name="agent: incoming streams")
+                await register(self)
+        except* Closed as errors:
+            self._end(cause_of(errors))
+        except* (ProtocolError, Reset) as errors:
+            self._end(Closed(ErrorCode.PROTOCOL, str(cause_of(errors))))
+        finally:
+            self._end(Closed())
+
+    async def until_over(self) -> Closed | None:
+        """How the connection ended, once it has; None when it merely takes no new streams."""
+        await self._over.wait()
+        return self._ended
+
+    async def open_stream(self) -> Stream:
+        """A new stream to the relay.
+
+        Raises:
+            StreamRejected: The relay lets us open no more.
+            Closed: The connection is gone, or a fresh one is needed for new streams.
+        """
+        try:
+            async with asyncio.timeout(self._limits.open):
+                return await self.connection.open_stream()
+        except TimeoutError:
+            if not self.is_plain:
+                reason = "the relay lets this agent open no more streams"
+                raise StreamRejected(RejectCode.LIMIT, reason) from None
+            log.warning("no credit for streams, moving to a fresh connection")
+            self.retire()  # a plain relay may never give the credit of rejected streams back
+            raise Closed(reason="no credit for streams") from None
+
+    @contextmanager
+    def stream(self, stream_id: int) -> Iterator[Future[Ready]]:
+        """Makes the session carry a stream, for as long as the context lasts.
+
+        It gives what STREAM_READY for the stream says, or how the connection ended before.
+        An agent that uses its own service carries one id twice: both are told.
+        """
+        answer: Future[Ready] = asyncio.get_running_loop().create_future()
+        carried = self._streams.setdefault(stream_id, [])
+        carried.append(answer)
+        if self._ended:
+            answer.set_result(self._ended)
+        try:
+            yield answer
+        finally:
+            carried.remove(answer)
+            if not carried:
+                del self._streams[stream_id]
+            self._close_when_unused()
+
+    def retire(self) -> None:
+        """Take no new streams; the connection is closed when the last one has ended."""
+        self._over.set()
+        self._close_when_unused()
+
+    def _close_when_unused(self) -> None:
+        if self._over.is_set() and not self._streams:
+            self.connection.close()
+
+    async def register(self, service: str, local_address: str) -> None:
+        """Offer ``service``.
+
+        Args:
+            service: Its name.
+            local_address: Its backend, for people who look at the registry.
+
+        Raises:
+            StreamRejected: The relay refused.
+            TimeoutError: The relay did not answer.
+            Closed: The connection is gone.
+        """
+        answer: Future[StreamRejected | None] = asyncio.get_running_loop().create_future()
+        self._registering[service] = answer
+        try:
+            register = orp.Register(service_name=service, local_addr=local_address)
+            await self._writer.send(FrameType.REGISTER, register)
+            async with asyncio.timeout(self._limits.register):
+                rejected = await answer
+        finally:
+            del self._registering[service]
+        if rejected:
+            raise rejected
+
+    async def deregister(self, service: str) -> None:
+        """Offer ``service`` no longer, where the relay knows how to stop.
+
+        Raises:
+            Closed: The connection is gone.
+        """
+        if DEREGISTER in self.features:
+            await self._writer.send(FrameType.DEREGISTER, orp.Register(service_name=service))
+
+    async def _accept(self, take: Take) -> None:
+        while True:
+            take(self, await self.connection.accept_stream())
+
+    async def _control(self) -> None:
+        while (frame := await self._reader.next_frame()) is not None:
+            await self._dispatch(frame)
+        raise RemoteProtocolError("the relay ended the control stream")
+
+    async def _dispatch(self, frame: Frame) -> None:
+        match frame.type:
+            case FrameType.STREAM_READY:
+                ready = message_of(frame, orp.StreamReady)
+                for answer in self._streams.get(ready.stream_id, ()):
+                    _tell(answer, ready)
+            case FrameType.REGISTER_ACK:
+                ack = message_of(frame, orp.RegisterAck)
+                self._registered(ack.service_id.partition("/")[2], None)
+            case FrameType.REGISTER_NACK:
+                nack = message_of(frame, orp.StreamReject)
+                self._registered(nack.service_name, StreamRejected(nack.code, nack.reason))
+            case FrameType.PING:
+                await self._writer.send(FrameType.PONG, Empty())
+            case _:
+                self._skip(frame)
+
+    def _registered(self, service: str, answer: StreamRejected | None) -> None:
+        if service in self._registering:
+            _tell(self._registering[service], answer)
+
+    def _skip(self, frame: Frame) -> None:
+        if frame.type not in self._skipped:
+            self._skipped.add(frame.type)
+            log.info("frame skipped", type=frame.name, relay=self.connection.peer)
+
+    def _end(self, ended: BaseException) -> None:
+        if self._ended:
+            return
+        assert isinstance(ended, Closed)
+        self._ended = ended
+        self.connection.close(ended.code, ended.reason)
+        for carried in self._streams.values():
+            for answer in carried:
+                _tell(answer, self._ended)
+        self._over.set()
+
+
+def _tell(answer: Future[_Answer], value: _Answer) -> None:
+    if not answer.done():
+        answer.set_result(value)

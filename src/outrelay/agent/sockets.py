@@ -1,0 +1,83 @@
+"""TCP sockets of applications and backends: non-blocking, driven by the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+
+from outrelay.lib.values import Address
+
+BACKLOG = 1024
+"""Connections the kernel holds for a listener that is busy."""
+
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens on ``address``; on the first one a name stands for.
+
+    Raises:
+        OSError: It cannot.
+    """
+    host, port = address
+    family, kind, protocol, _, target = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(target)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+async def connect(address: Address) -> socket.socket:
+    """A connection to ``address``, trying every address a name stands for in turn.
+
+    Raises:
+        OSError: None of them takes it; the last one's reason.
+    """
+    loop = asyncio.get_running_loop()
+    host, port = address
+    failure = OSError("the name has no address")
+    for family, kind, protocol, _, target in await loop.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            prepare(sock)
+            await loop.sock_connect(sock, target)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+def prepare(sock: socket.socket) -> None:
+    """Make ``sock`` non-blocking, and small writes leave at once."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def abort(sock: socket.socket) -> None:
+    """Close ``sock`` with an RST: what the peer has read is not all there was. Idempotent."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    sock.close()
+
+
+def address_of(sock: socket.socket) -> Address:
+    """Where ``sock`` is bound."""
+    host, port = sock.getsockname()[:2]
+    return host, port

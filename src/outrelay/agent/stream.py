@@ -1,0 +1,266 @@
+"""One stream's life at the agent, the same for both roles.
+
+Words: the *consumer* opens the stream for its application, the *provider* serves it from its
+backend; here both are the *local end*. Bytes are *held* between the stream's opening and
+STREAM_READY.
+
+Invariants: nothing that came before STREAM_READY reaches the local end before it, and what
+turns out to be a STREAM_REJECT never does. A stream that ends otherwise than by FIN both
+ways ends at the local end with an RST.
+
+Source: protocol.md sections 1 and 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import CancelledError, Future
+from dataclasses import dataclass
+from enum import StrEnum
+
+from outrelay.agent.bridge import Bridge
+from outrelay.agent.session.session import Ready
+from outrelay.agent.sockets import abort
+from outrelay.agent.watch import AbortWatch
+from outrelay.lib.errors import (
+    Closed,
+    ErrorCode,
+    RejectCode,
+    RemoteProtocolError,
+    Reset,
+    StreamRejected,
+    TransportError,
+)
+from outrelay.lib.observe import logs
+from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.orp.frame import FrameDecoder
+from outrelay.lib.orp.fsm import StreamInput, StreamState, next_state
+from outrelay.lib.orp.types import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import beside
+from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.frames import message_of
+
+log = logs.get_logger(__name__)
+
+HELD_MOST = 64 * 1024
+"""Bytes held; what comes after them waits in the carrier."""
+
+LATE_READY = 1.0
+"""Seconds that STREAM_READY has to catch up with a stream that has already ended: the two
+travel on streams that are not ordered against each other."""
+
+
+_RESETS = {ErrorCode.DENIED: RejectCode.DENIED, ErrorCode.LIMIT: RejectCode.LIMIT}
+"""What a reset before STREAM_READY stands for; any other: unreachable."""
+
+
+class Side(StrEnum):
+    """Which end of a stream an agent is, and what its local end is called."""
+
+    CONSUMER = "application"
+    PROVIDER = "backend"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a stream ended.
+
+    Args:
+        code: NONE when both directions ended by FIN.
+        reason: The same for people.
+    """
+
+    code: ErrorCode
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The metrics' name for it."""
+        return self.code.name.lower() if self.code else "closed"
+
+
+FINISHED = Ending(ErrorCode.NONE, "finished")
+
+
+class AgentStream:
+    """A stream and the frames before it.
+
+    Args:
+        carrier: What carries it; nobody else uses it.
+        side: Whether the application is at our end, or the backend.
+        stream_id: The consumer's number.
+        service: What it leads to.
+        peer: The agent at the far end, as far as it is known yet.
+        metrics: Counts it.
+    """
+
+    def __init__(
+        self,
+        carrier: Stream,
+        side: Side,
+        *,
+        stream_id: int,
+        service: str,
+        peer: str = "",
+        metrics: StreamMetrics,
+    ) -> None:
+        self.carrier = carrier
+        self.side = side
+        self.stream_id = stream_id
+        self.service = service
+        self.peer = peer
+        self.state = StreamState.INIT
+        self._metrics = metrics
+        self._held = bytearray()
+
+    @property
+    def name(self) -> str:
+        """The id as logs and audit have it."""
+        return f"{self.stream_id:016x}"
+
+    def advance(self, event: StreamInput) -> None:
+        """Note what happened to the stream."""
+        self.state = next_state(self.state, event)
+
+    async def until_ready(
+        self, ready: Future[Ready], limit: float, *, is_plain: bool, held: bytes = b""
+    ) -> None:
+        """Hold what arrives until the relay has spliced the stream.
+
+        Args:
+            ready: STREAM_READY, or the end of the connection.
+            limit: Seconds to wait for it.
+            is_plain: The relay may never send it: go on as if it had come.
+            held: What arrived behind the last frame.
+
+        Raises:
+            StreamRejected: The stream was refused instead, or READY did not come.
+            Closed: The connection is gone.
+        """
+        self._held += held
+        try:
+            async with beside(self._hold(), name="agent: hold"):
+                answer = await _within(ready, limit)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if isinstance(answer, Closed):
+            raise answer
+        if answer is None and not is_plain:
+            reason = f"the relay did not announce the stream within {limit:g} s"
+            raise StreamRejected(RejectCode.TIMEOUT, reason)
+        if answer is not None:
+            self.peer = answer.peer_agent_uri or self.peer
+        if self.state is StreamState.OPENING:
+            self.advance(StreamInput.ACCEPT)
+        self.advance(StreamInput.SPLICE)
+
+    async def carry(self, sock: socket.socket, watch: AbortWatch) -> None:
+        """Join the stream with ``sock`` until both directions have ended; ``sock`` is closed.
+
+        Args:
+            sock: The local end's connection.
+            watch: Notices when the local end aborts.
+        """
+        is_consumer = self.side is Side.CONSUMER
+        metrics = self._metrics
+        sent, received = metrics.bytes_up.inc, metrics.bytes_down.inc
+        bridge = Bridge(
+            sock,
+            self.carrier,
+            on_fin=lambda: self.advance(StreamInput.FIN),
+            on_sent=sent if is_consumer else received,
+            on_received=received if is_consumer else sent,
+        )
+        line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
+        line.info("stream opened", side=self.side.name.lower())
+        metrics.opened.inc()
+        held, self._held = bytes(self._held), bytearray()
+        ending = FINISHED
+        try:
+            with metrics.open.track_inprogress(), watch.guard(sock):
+                await bridge.run(held)
+            sock.close()
+        except (TransportError, OSError, CancelledError) as error:
+            ending = _ending(error, self.side)
+            self.abandon(ending.code, finished=bridge.finished)
+            abort(sock)
+            if isinstance(error, CancelledError):
+                raise
+        finally:
+            metrics.ended.labels(ending.label).inc()
+            up, down = bridge.sent, bridge.received
+            if not is_consumer:
+                up, down = down, up
+            line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+
+    def abandon(self, code: ErrorCode, *, finished: bool = False) -> None:
+        """End what has not ended: both directions, or only the peer's when ours has FIN."""
+        self.advance(StreamInput.RESET)
+        if not finished:
+            self.carrier.reset(code)
+        self.carrier.stop(code)
+
+    async def _hold(self) -> None:
+        """Take what arrives until it is enough; a consumer's stream that ends was refused."""
+        try:
+            while len(self._held) < HELD_MOST:
+                data = await self.carrier.read(HELD_MOST - len(self._held))
+                if not data:
+                    break
+                self._held += data
+            else:
+                return
+        except Reset as reset:
+            code = _RESETS.get(reset.code, RejectCode.UNREACHABLE)
+            reason = f"the relay reset the stream ({reset.code.name})"
+            raise StreamRejected(code, reason) from reset
+        if self.side is Side.CONSUMER:
+            raise await self._refusal()
+
+    async def _refusal(self) -> StreamRejected:
+        """What the held bytes say, once it is certain that they are no application's."""
+        try:
+            return parse_reject(bytes(self._held))
+        except RemoteProtocolError:
+            await asyncio.sleep(LATE_READY)  # cancelled when READY comes after all
+            reason = "the relay ended the stream without saying why"
+            return StreamRejected(RejectCode.UNREACHABLE, reason)
+
+
+def parse_reject(data: bytes) -> StreamRejected:
+    """The refusal that a whole stream of ``data`` is.
+
+    Raises:
+        RemoteProtocolError: It is anything but one STREAM_REJECT frame.
+    """
+    decoder = FrameDecoder()
+    decoder.receive_data(data)
+    frame = decoder.next_frame()
+    decoder.end()
+    if frame is None or frame.type != FrameType.STREAM_REJECT:
+        raise RemoteProtocolError("not a STREAM_REJECT")
+    reject = message_of(frame, orp.StreamReject)
+    return StreamRejected(reject.code, reject.reason)
+
+
+async def _within(ready: Future[Ready], limit: float) -> Ready | None:
+    try:
+        async with asyncio.timeout(limit):
+            return await ready
+    except TimeoutError:
+        return None
+
+
+def _ending(error: BaseException, side: Side) -> Ending:
+    match error:
+        case Reset():
+            reason = f"reset from the far end ({error.code.name})"
+            return Ending(error.code or ErrorCode.CANCELLED, reason)
+        case Closed():
+            return Ending(ErrorCode.LEG_LOST, f"relay: {error}")
+        case OSError():
+            return Ending(ErrorCode.CANCELLED, f"{side}: {error.strerror or error}")
+        case _:
+            return Ending(ErrorCode.DRAIN, "the agent stops")
