@@ -61,6 +61,12 @@ class MutualContext(tls.Context):
             raise tls.AlertHandshakeFailure("the server did not ask for our certificate")
         super()._client_handle_certificate(input_buf)
 
+    def _set_peer_certificate(self, certificate: tls.Certificate) -> None:
+        try:
+            super()._set_peer_certificate(certificate)
+        except x509.InvalidVersion as error:  # no ValueError, so aioquic does not expect it
+            raise tls.AlertBadCertificate("certificate of an unknown version") from error
+
     def _check_certificate_verify_signature(self, verify: tls.CertificateVerify) -> None:
         super()._check_certificate_verify_signature(verify)
         assert self._peer_certificate is not None
