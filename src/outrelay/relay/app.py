@@ -1,0 +1,245 @@
+"""The relay as a service: its rooms put together, started and wound down.
+
+When it is told to stop it turns new connections away, lets what is spliced go on for
+``--drain``, closes the rest with DRAIN, and tells the controller what it has not yet.
+
+Source: architecture.md; protocol.md section 6, Drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import Task, TaskGroup
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from outrelay.lib.checks import faults_of, try_bind
+from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError
+from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics import RelayMetrics, new_registry
+from outrelay.lib.tasks import beside, spawn
+from outrelay.lib.transport.carrier import Address, Listener
+from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.values import address_text
+from outrelay.relay.audit.sender import Sender
+from outrelay.relay.audit.trail import Trail
+from outrelay.relay.controller import Controller, follow
+from outrelay.relay.directory import Directory
+from outrelay.relay.directory_watch import DirectoryWatch
+from outrelay.relay.edge.accept import DRAINING, Edge
+from outrelay.relay.edge.control import ControlLoop
+from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.refusals import Refusals
+from outrelay.relay.edge.session import Roster
+from outrelay.relay.heartbeat import Heartbeat
+from outrelay.relay.limits import Limits
+from outrelay.relay.options import RelayOptions
+from outrelay.relay.pairs import Pairs
+from outrelay.relay.policy.judge import Judge
+from outrelay.relay.policy.watch import PolicyWatch
+from outrelay.relay.registrations import Registrations
+
+log = get_logger(__name__)
+
+FAREWELL = 0.5
+"""Seconds that connections have to wind up after they were closed."""
+
+SETTLE = 2.0
+"""Seconds for what the controller has still to be told."""
+
+REMINDER = 60.0
+"""Seconds between warnings that no policy is asked."""
+
+
+async def run(options: RelayOptions, stop: asyncio.Event) -> None:
+    """Run a relay until ``stop`` is set and it has wound down.
+
+    Raises:
+        ConfigError: A file or flag that somebody has to change.
+    """
+    credentials, trust = _load_identity(options), load_trust(options.ca)
+    metrics = RelayMetrics.on(new_registry())
+    listener = await QuicEndpoint.bind(
+        await _numeric(options.listen),
+        credentials=credentials,
+        trust=trust,
+        on_refused=Refusals(metrics.carrier),
+    )
+    secure = not options.controller_plaintext
+    try:
+        async with Controller(
+            options.controllers,
+            credentials=credentials if secure else None,
+            trust=trust if secure else None,
+        ) as controller:
+            relay_id = options.relay_id or credentials.identity.name
+            await Relay(options, relay_id, controller, metrics).serve(listener, stop)
+    finally:
+        await listener.close()
+
+
+def check(options: RelayOptions) -> Iterable[str]:
+    """What is at fault with ``options``, one line each."""
+    return faults_of(
+        lambda: _load_identity(options),
+        lambda: load_trust(options.ca),
+        lambda: try_bind("--listen", options.listen, udp=True),
+    )
+
+
+def _load_identity(options: RelayOptions) -> Credentials:
+    """Our credentials, fit for a relay."""
+    credentials = load_credentials(options.cert, options.key)
+    role = credentials.identity.role
+    if role is not Role.RELAY:
+        raise IdentityError(
+            str(options.cert), f"is the certificate of a {role}", "a relay needs a relay's"
+        )
+    if fault := credentials.date_fault(datetime.now(UTC)):
+        raise IdentityError(str(options.cert), fault)
+    return credentials
+
+
+async def _numeric(address: Address) -> Address:
+    """``address`` with its host as a number."""
+    host, port = address
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise ConfigError("--listen", f"{host!r} has no address: {error.strerror}") from error
+    return str(found[0][4][0]), port
+
+
+class Relay:
+    """The rooms of a relay.
+
+    Args:
+        options: What it is told to do.
+        relay_id: What the registry knows it by.
+        controller: Where policy and directory come from and audit goes.
+        metrics: What it counts.
+        limits: What one peer may use of it; those of the options where they say so.
+    """
+
+    def __init__(
+        self,
+        options: RelayOptions,
+        relay_id: str,
+        controller: Controller,
+        metrics: RelayMetrics,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits(streams_per_agent=options.max_streams_per_agent)
+        self._options = options
+        self._relay_id = relay_id
+        self._controller = controller
+        self._draining = False
+        self._endpoint = ""
+        roster = Roster(limits.connections_per_agent)
+        directory = Directory(roster)
+        self._judge = Judge(metrics.policy, allow_all=options.allow_all)
+        self._pairs = Pairs(limits.streams_per_agent)
+        self._trail = Trail(metrics.audit, relay_id=relay_id)
+        self._registrations = Registrations(controller, directory, relay_id)
+        self._heartbeat = Heartbeat(controller, self._describe)
+        self._sender = Sender(self._trail, controller)
+        self._watches = (
+            PolicyWatch(self._judge, options.tenant),
+            DirectoryWatch(directory, self._registrations, options.tenant),
+        )
+        opener = Opener(
+            relay_id=relay_id,
+            directory=directory,
+            judge=self._judge,
+            pairs=self._pairs,
+            trail=self._trail,
+            metrics=metrics.streams,
+            limits=limits,
+        )
+        self._edge = Edge(
+            roster=roster,
+            directory=directory,
+            control=ControlLoop(
+                directory=directory, judge=self._judge, trail=self._trail, limits=limits
+            ),
+            opener=opener,
+            metrics=metrics.carrier,
+            limits=limits,
+            tenant=options.tenant,
+        )
+
+    async def serve(self, listener: Listener, stop: asyncio.Event) -> None:
+        """Serve what ``listener`` accepts until ``stop`` is set; then wind down."""
+        self._endpoint = address_text(self._options.advertise or listener.address)
+        async with beside(self._talk_to_controller(), name="relay: controller"):
+            async with beside(self._edge.run(listener), name="relay: edge") as edge:
+                log.info("listening", address=address_text(listener.address), carrier="quic")
+                log.info("ready", relay_id=self._relay_id, endpoint=self._endpoint)
+                await stop.wait()
+                await self._drain()
+                await self._close(listener, edge)
+            await self._settle()
+
+    async def _talk_to_controller(self) -> None:
+        policy, directory = self._watches
+        async with TaskGroup() as group:
+            spawn(group, self._heartbeat.run(), name="relay: heartbeat")
+            spawn(group, follow(self._controller, policy), name="relay: policy watch")
+            spawn(group, follow(self._controller, directory), name="relay: directory watch")
+            spawn(group, self._registrations.run(), name="relay: registrations")
+            spawn(group, self._sender.run(), name="relay: audit")
+            if self._options.allow_all:
+                spawn(group, _remind(), name="relay: reminder")
+
+    def _describe(self) -> registry.UpsertRelayRequest:
+        """What the controller is told of this relay."""
+        return registry.UpsertRelayRequest(
+            id=self._relay_id,
+            region=self._options.region,
+            endpoint=self._endpoint,
+            load=len(self._pairs),
+            draining=self._draining,
+        )
+
+    # ---- winding down --------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Wait until nothing is spliced any more, for ``--drain`` at most."""
+        self._draining = True
+        self._edge.drain()
+        self._heartbeat.hurry()
+        if len(self._pairs):
+            log.info("draining", streams=len(self._pairs), seconds=self._options.drain)
+        try:
+            async with asyncio.timeout(self._options.drain):
+                await self._pairs.wait_idle()
+        except TimeoutError:
+            log.warning("streams are cut off", streams=len(self._pairs))
+
+    async def _close(self, listener: Listener, edge: Task[None]) -> None:
+        for pair in self._pairs:
+            if pair.splice is not None:
+                pair.splice.abandon(ErrorCode.DRAIN, DRAINING)
+        self._edge.close(ErrorCode.DRAIN, DRAINING)
+        await listener.close()
+        await asyncio.wait([edge], timeout=FAREWELL)
+
+    async def _settle(self) -> None:
+        """Tell the controller the rest, as far as it listens."""
+        try:
+            async with asyncio.timeout(SETTLE):
+                await self._trail.settle()
+                await self._registrations.wait_published()
+        except TimeoutError:
+            log.warning("the controller was not told everything", audit_events=self._trail.waiting)
+
+
+async def _remind() -> None:
+    while True:
+        log.warning("--allow-all: every stream is allowed, no policy is asked; never in production")
+        await asyncio.sleep(REMINDER)

@@ -1,0 +1,1 @@
+"""Audit: what happened to every stream, on its way to the controller."""

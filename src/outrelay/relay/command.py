@@ -1,0 +1,100 @@
+"""The command line of ``outrelay-relay``.
+
+Source: commands.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from outrelay.lib.options import (
+    ADDRESS,
+    DURATION,
+    OPTIONAL_ADDRESS,
+    Address,
+    command,
+    credential_flags,
+    flag,
+)
+from outrelay.relay import app
+from outrelay.relay.options import RelayOptions
+
+EXAMPLES = """
+outrelay-relay --cert relay.pem --key relay.key --ca ca.pem
+outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
+    --controller controller.example.net:7444 --cert relay.pem --key relay.key --ca ca.pem
+"""
+
+
+@command("relay", run=app.run, check=app.check, examples=EXAMPLES)
+@flag("--listen", type=ADDRESS, default="127.0.0.1:7443", help="Where agents dial in (UDP).")
+@flag(
+    "--advertise",
+    type=OPTIONAL_ADDRESS,
+    default="",
+    show_default="--listen",
+    help="Where others reach this relay.",
+)
+@flag(
+    "--controller",
+    "controllers",
+    multiple=True,
+    default=["127.0.0.1:7444"],
+    help="Controllers, tried in turn. Repeatable, or a comma list.",
+)
+@flag("--controller-plaintext", is_flag=True, help="Call the controller without TLS.")
+@credential_flags(required=True)
+@flag("--region", default="local", help="Where this relay is.")
+@flag("--relay-id", default="", show_default="from the certificate", help="Its name.")
+@flag("--tenant", default="", show_default="all", help="Serve one tenant only.")
+@flag(
+    "--max-streams-per-agent",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="Streams one agent may have open as a consumer.",
+)
+@flag(
+    "--drain",
+    type=DURATION,
+    default="10s",
+    help="How long running streams may go on when the relay is told to stop.",
+)
+@flag("--allow-all", is_flag=True, help="Ask no policy. For development only.")
+def main(
+    *,
+    listen: Address,
+    advertise: Address | None,
+    controllers: tuple[str, ...],
+    controller_plaintext: bool,
+    cert: Path,
+    key: Path,
+    ca: Path,
+    region: str,
+    relay_id: str,
+    tenant: str,
+    max_streams_per_agent: int,
+    drain: float,
+    allow_all: bool,
+) -> RelayOptions:
+    """Join agents that only dial out: take their connections and splice their streams.
+
+    A relay keeps policy and directory in memory, decides every stream from them, and
+    reports every decision to the controller. It goes on while the controller is away.
+    """
+    return RelayOptions(
+        listen=listen,
+        advertise=advertise,
+        controllers=controllers,
+        controller_plaintext=controller_plaintext,
+        cert=cert,
+        key=key,
+        ca=ca,
+        region=region,
+        relay_id=relay_id,
+        tenant=tenant,
+        max_streams_per_agent=max_streams_per_agent,
+        drain=drain,
+        allow_all=allow_all,
+    )

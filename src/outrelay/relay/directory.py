@@ -1,0 +1,132 @@
+"""Who offers which service: the agents attached here, and a copy of the registry.
+
+Words: a *row* is one provider of one service as the registry has it; the *copy* is all
+rows a Watch has told us of. Agents attached to this relay are known at once, without the
+controller; the copy tells of those attached elsewhere.
+
+Invariant: a name is looked up within one tenant, and nothing of another tenant shows.
+
+Source: control-plane.md, Registry; protocol.md section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.relay.edge.session import Offer, Roster, Session
+
+Copy = dict[str, dict[str, registry.Provider]]
+"""Rows by service id (``<tenant>/<name>``) and agent URI."""
+
+
+def service_id(tenant: str, name: str) -> str:
+    """What the registry calls a service."""
+    return f"{tenant}/{name}"
+
+
+class Directory:
+    """Look-ups for opening streams, and what this relay has to publish.
+
+    Args:
+        roster: The sessions there are.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._on_change: Callable[[str], None] = _nobody
+        self._attached: dict[str, dict[str, None]] = {}
+        self._copy: Copy = {}
+
+    def subscribe(self, on_change: Callable[[str], None]) -> None:
+        """Tell ``on_change`` the URI of each agent whose offers here change."""
+        self._on_change = on_change
+
+    # ---- agents attached here ------------------------------------------------------------
+
+    def offer(self, session: Session, name: str, offer: Offer) -> None:
+        """``session`` offers a service, or offers it otherwise than before."""
+        session.services[name] = offer
+        self._attached.setdefault(service_id(session.tenant, name), {})[session.uri] = None
+        self._on_change(session.uri)
+
+    def withdraw(self, session: Session, name: str) -> None:
+        """``session`` no longer offers a service, if it did."""
+        if session.services.pop(name, None) is not None:
+            self._forget(session, name)
+            self._on_change(session.uri)
+
+    def left(self, session: Session) -> None:
+        """``session`` has left the roster."""
+        for name in session.services:
+            self._forget(session, name)
+        if session.services:
+            self._on_change(session.uri)
+
+    def offers_of(self, uri: str) -> dict[str, Offer]:
+        """What an agent offers here, over all its sessions; the newest one's word counts."""
+        return {
+            name: offer
+            for session in self._roster.of(uri)
+            for name, offer in session.services.items()
+        }
+
+    def providers(self, tenant: str, name: str) -> Iterator[Session]:
+        """The newest session of each agent that offers the service here, in turn.
+
+        Each call begins with another agent than the one before.
+        """
+        uris = self._attached.get(service_id(tenant, name))
+        if not uris:
+            return
+        in_turn = list(uris)
+        uris[in_turn[0]] = uris.pop(in_turn[0])  # to the end of the queue
+        for uri in in_turn:
+            if session := self._newest(uri, name):
+                yield session
+
+    def _newest(self, uri: str, name: str) -> Session | None:
+        sessions = reversed(self._roster.of(uri))
+        return next((session for session in sessions if name in session.services), None)
+
+    def _forget(self, session: Session, name: str) -> None:
+        key = service_id(session.tenant, name)
+        if self._newest(session.uri, name) is None and key in self._attached:
+            self._attached[key].pop(session.uri, None)
+            if not self._attached[key]:
+                del self._attached[key]
+
+    # ---- the copy of the registry --------------------------------------------------------
+
+    def relays_of(self, tenant: str, name: str) -> set[str]:
+        """The relays behind which the registry knows providers of the service."""
+        rows = self._copy.get(service_id(tenant, name), {})
+        return {row.relay_id for row in rows.values()}
+
+    def replace(self, copy: Copy) -> None:
+        """Hold exactly these rows, in one step."""
+        self._copy = copy
+
+    def add(self, row: registry.Provider) -> None:
+        """Hold a row, in the place of the agent's earlier one."""
+        add_row(self._copy, row)
+
+    def remove(self, row: registry.Provider) -> bool:
+        """Drop a row; False when the registry has put another in its place before."""
+        rows = self._copy.get(row.service_id, {})
+        held = rows.get(row.agent_uri)
+        if held is None or held.relay_id != row.relay_id:
+            return False
+        del rows[row.agent_uri]
+        if not rows:
+            del self._copy[row.service_id]
+        return True
+
+
+def _nobody(_uri: str) -> None:
+    """Nobody has subscribed."""
+
+
+def add_row(copy: Copy, row: registry.Provider) -> None:
+    """Put a row into a copy."""
+    copy.setdefault(row.service_id, {})[row.agent_uri] = row

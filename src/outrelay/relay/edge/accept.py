@@ -1,0 +1,228 @@
+"""The edge: accepts connections and serves each one from its handshake to its end.
+
+A connection is served by a task group of its own: the loop that takes its streams, its
+control loop, its outbox, one task for each stream. A fault in any of them, also a bug of
+ours, ends that connection and no other.
+
+Source: protocol.md section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import TaskGroup
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from outrelay.lib.errors import Closed, ErrorCode, RemoteProtocolError, Reset
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics import CarrierMetrics
+from outrelay.lib.orp.frame import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import isolate, spawn
+from outrelay.lib.transport.carrier import Connection, Listener
+from outrelay.lib.transport.frames import FrameReader
+from outrelay.lib.values import address_text
+from outrelay.relay.clock import unix_ms
+from outrelay.relay.directory import Directory
+from outrelay.relay.edge.control import ControlLoop
+from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.session import Roster, Session
+from outrelay.relay.limits import Limits
+
+log = get_logger(__name__)
+
+DRAINING = "this relay is shutting down"
+
+
+class Edge:
+    """Serves agents.
+
+    Args:
+        roster: Sessions join and leave it.
+        directory: Told when a session has left.
+        control: Serves control streams.
+        opener: Serves data streams.
+        metrics: Counts connections.
+        limits: Of this relay.
+        tenant: Whose agents it serves; empty: everybody's.
+    """
+
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        directory: Directory,
+        control: ControlLoop,
+        opener: Opener,
+        metrics: CarrierMetrics,
+        limits: Limits,
+        tenant: str = "",
+    ) -> None:
+        self._roster = roster
+        self._directory = directory
+        self._control = control
+        self._opener = opener
+        self._metrics = metrics
+        self._limits = limits
+        self._tenant = tenant
+        self._connections: set[Connection] = set()
+        self._draining = False
+
+    async def run(self, listener: Listener) -> None:
+        """Serve what ``listener`` accepts, until it is closed and all connections are gone."""
+        async with TaskGroup() as group:
+            while True:
+                try:
+                    connection = await listener.accept()
+                except Closed:
+                    return
+                name = f"relay: connection of {connection.peer}"
+                isolate(group, self._serve(connection), name=name)
+
+    def drain(self) -> None:
+        """Turn new connections away from now on; the present ones go on."""
+        self._draining = True
+
+    def close(self, code: ErrorCode, reason: str) -> None:
+        """Close all connections."""
+        for connection in list(self._connections):
+            connection.close(code, reason)
+
+    async def _serve(self, connection: Connection) -> None:
+        with self._counted(connection):
+            try:
+                async with asyncio.timeout(max(0, connection.peer_expires - time.time())):
+                    await self._attend(connection)
+            except TimeoutError:
+                connection.close(ErrorCode.DENIED, "the certificate has ended")
+                log.info("certificate has ended", peer=connection.peer)
+            finally:
+                connection.close(ErrorCode.INTERNAL)  # has an effect only after a bug
+
+    @contextmanager
+    def _counted(self, connection: Connection) -> Iterator[None]:
+        gauge = self._metrics.connections.labels(connection.peer.role, connection.carrier)
+        gauge.inc()
+        self._connections.add(connection)
+        try:
+            yield
+        finally:
+            self._connections.discard(connection)
+            gauge.dec()
+
+    async def _attend(self, connection: Connection) -> None:
+        try:
+            session = await self._greet(connection)
+        except RemoteProtocolError as error:
+            connection.close(error.code, error.reason)
+            log.warning(
+                "connection refused",
+                peer=connection.peer,
+                address=address_text(connection.peer_address),
+                reason=error.reason,
+            )
+        except Closed as closed:
+            log.info("connection ended before HELLO", peer=connection.peer, reason=closed)
+        else:
+            with self._attached(session):
+                await self._attend_session(session)
+
+    # ---- HELLO ---------------------------------------------------------------------------
+
+    async def _greet(self, connection: Connection) -> Session:
+        """Take HELLO, answer it, and put the session on the roster.
+
+        Raises:
+            RemoteProtocolError: The peer may not be served; the connection has to be closed.
+            Closed: The connection is gone.
+        """
+        if self._draining:
+            raise RemoteProtocolError(DRAINING, ErrorCode.DRAIN)
+        if connection.peer.role is not Role.AGENT:
+            raise RemoteProtocolError(f"this relay serves agents, not a {connection.peer.role}")
+        if self._tenant not in ("", connection.peer.realm):
+            raise RemoteProtocolError("this relay serves another tenant", ErrorCode.DENIED)
+        session = await self._read_hello(connection)
+        if replaced := self._roster.join(session):
+            session.services.update(replaced.services)  # the same process: it still offers them
+            replaced.services.clear()
+            replaced.connection.close(ErrorCode.REPLACED, "the agent has connected anew")
+        ack = orp.HelloAck(
+            session_id=session.id,
+            server_time_unix_ms=unix_ms(),
+            accepted_features=sorted(session.features),
+        )
+        session.send(FrameType.HELLO_ACK, ack)
+        return session
+
+    async def _read_hello(self, connection: Connection) -> Session:
+        limit = self._limits.hello_timeout
+        try:
+            async with asyncio.timeout(limit):
+                control = await connection.accept_stream()
+                frames = FrameReader(control, self._limits.frame_bytes)
+                hello = await frames.expect(FrameType.HELLO, orp.Hello)
+        except TimeoutError:
+            raise RemoteProtocolError(f"no HELLO came within {limit:g} s") from None
+        except Reset as error:
+            raise RemoteProtocolError(f"no HELLO came: {error}") from error
+        if hello.agent_uri != connection.peer.uri:
+            raise RemoteProtocolError(
+                f"HELLO says {hello.agent_uri[:200]!r}, the certificate {connection.peer}",
+                ErrorCode.DENIED,
+            )
+        return Session(connection, control, frames, hello, self._limits)
+
+    # ---- a session -----------------------------------------------------------------------
+
+    @contextmanager
+    def _attached(self, session: Session) -> Iterator[None]:
+        """Take ``session``, which has joined the roster, off it after the body."""
+        log.info(
+            "agent connected",
+            agent=session.uri,
+            session=session.id,
+            address=address_text(session.connection.peer_address),
+            carrier=session.connection.carrier,
+        )
+        try:
+            yield
+        finally:
+            self._roster.leave(session)
+            self._directory.left(session)
+
+    async def _attend_session(self, session: Session) -> None:
+        """Serve ``session`` until its connection is gone."""
+        reason: object = "cancelled"
+        try:
+            async with TaskGroup() as group:
+                spawn(group, self._write_control(session), name="relay: control stream, outbox")
+                spawn(group, self._read_control(session), name="relay: control stream")
+                while True:
+                    stream = await session.connection.accept_stream()
+                    isolate(group, self._opener.serve(session, stream), name="relay: stream")
+        except* Closed as closed:
+            reason = closed.exceptions[0]
+        finally:
+            log.info("agent gone", agent=session.uri, session=session.id, reason=reason)
+
+    async def _write_control(self, session: Session) -> None:
+        try:
+            await session.outbox.run()
+        except Reset as error:
+            session.connection.close(error.code, "the control stream is no longer read")
+
+    async def _read_control(self, session: Session) -> None:
+        """Serve the control stream; its end is the connection's."""
+        try:
+            await self._control.run(session)
+        except RemoteProtocolError as error:
+            log.warning("protocol error", agent=session.uri, reason=error.reason)
+            session.connection.close(error.code, error.reason)
+        except Reset as error:
+            session.connection.close(error.code, "the control stream was reset")
+        else:
+            session.connection.close(ErrorCode.NONE, "the control stream has ended")

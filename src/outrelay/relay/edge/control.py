@@ -1,0 +1,153 @@
+"""The control loop: what an agent says on its control stream, and the answers.
+
+Every frame is answered at once from memory; nothing here waits for the controller or for
+another agent.
+
+Source: protocol.md sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.orp.frame import Frame, FrameType
+from outrelay.lib.orp.types import decode
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.policy import REGISTER
+from outrelay.relay.audit.trail import Trail
+from outrelay.relay.call import LONGEST_NAME, Call, is_service_name
+from outrelay.relay.directory import Directory, service_id
+from outrelay.relay.edge.session import DEREGISTER, Offer, Session
+from outrelay.relay.limits import Limits
+from outrelay.relay.policy.judge import Judge
+
+log = get_logger(__name__)
+
+TURN = 64
+"""Frames of one agent after which the others get their turn."""
+
+LONGEST_ADDRESS = 255
+
+
+class ControlLoop:
+    """Serves control streams.
+
+    Args:
+        directory: Told what agents offer.
+        judge: Asked whether they may.
+        trail: Where registrations are recorded.
+        limits: Of this relay.
+    """
+
+    def __init__(self, *, directory: Directory, judge: Judge, trail: Trail, limits: Limits) -> None:
+        self._directory = directory
+        self._judge = judge
+        self._trail = trail
+        self._limits = limits
+        self._takers: dict[int, Callable[[Session, Message], None]] = {
+            FrameType.REGISTER: self._register,
+            FrameType.DEREGISTER: self._deregister,
+            FrameType.PING: self._pong,
+            FrameType.PONG: _nothing,
+        }
+
+    async def run(self, session: Session) -> None:
+        """Take the frames of ``session`` until it ends its control stream.
+
+        Raises:
+            RemoteProtocolError: It broke the protocol's rules.
+            Reset: It reset the stream.
+            Closed: Its connection is gone.
+        """
+        skipped_some = False
+        taken = 0
+        while (frame := await session.frames.next_frame()) is not None:
+            if take := self._takers.get(frame.type):
+                take(session, decode(frame))
+            else:
+                _check_order(frame)
+                if not skipped_some:
+                    skipped_some = True
+                    log.info("unknown frames are skipped", agent=session.uri, first=frame.name)
+            taken += 1
+            if taken % TURN == 0:
+                await asyncio.sleep(0)
+
+    def _register(self, session: Session, message: Message) -> None:
+        assert isinstance(message, orp.Register)
+        name = message.service_name
+        try:
+            self._check_registration(session, name)
+        except StreamRejected as refusal:
+            self._nack(session, name, refusal)
+            return
+        if name not in session.services:
+            log.info("service registered", service=name, agent=session.uri)
+        offer = Offer(
+            local_addr=message.local_addr[:LONGEST_ADDRESS],
+            weight=message.weight,
+            priority=message.priority,
+        )
+        if session.services.get(name) != offer:
+            self._directory.offer(session, name, offer)
+        ack = orp.RegisterAck(service_id=service_id(session.tenant, name))
+        session.send(FrameType.REGISTER_ACK, ack)
+
+    def _check_registration(self, session: Session, name: str) -> None:
+        if not is_service_name(name):
+            raise StreamRejected(
+                RejectCode.MALFORMED,
+                "a service's name is 1 to 255 printable ASCII characters without / and space",
+            )
+        most = self._limits.services_per_agent
+        if name not in session.services and len(session.services) >= most:
+            raise StreamRejected(RejectCode.LIMIT, f"an agent offers at most {most} services")
+        call = Call(tenant=session.tenant, caller=session.uri, service=name, method=REGISTER)
+        verdict = self._judge.count(
+            self._judge.judge_registration(session.tenant, session.uri, name)
+        )
+        if not verdict.allow:
+            self._trail.rejected(call, verdict.reason)
+            raise StreamRejected(RejectCode.DENIED, verdict.reason)
+        if name not in session.services:
+            self._trail.registered(call, verdict.reason)
+
+    def _nack(self, session: Session, name: str, refusal: StreamRejected) -> None:
+        """Refuse a registration: silently to an agent that knows no REGISTER_NACK."""
+        log.info(
+            "registration refused",
+            service=name[:LONGEST_NAME],
+            agent=session.uri,
+            code=int(refusal.code),
+            reason=refusal.reason,
+        )
+        if DEREGISTER in session.features:
+            nack = orp.StreamReject(
+                code=refusal.code, reason=refusal.reason, service_name=name[:LONGEST_NAME]
+            )
+            session.send(FrameType.REGISTER_NACK, nack)
+
+    def _deregister(self, session: Session, message: Message) -> None:
+        assert isinstance(message, orp.Register)
+        if message.service_name in session.services:
+            log.info("service deregistered", service=message.service_name, agent=session.uri)
+            self._directory.withdraw(session, message.service_name)
+
+    def _pong(self, session: Session, _message: Message) -> None:
+        session.send(FrameType.PONG, Empty())
+
+
+def _nothing(_session: Session, _message: Message) -> None:
+    """A frame that needs no answer."""
+
+
+def _check_order(frame: Frame) -> None:
+    """Raise RemoteProtocolError for a frame that has had its time."""
+    if frame.type == FrameType.HELLO:
+        raise RemoteProtocolError("a second HELLO")

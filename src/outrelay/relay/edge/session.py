@@ -1,0 +1,149 @@
+"""Sessions of agents, and the roster of all of them.
+
+An agent is known by its URI. Connections of one process (the same ``instance``) replace
+each other; those of several processes that share a certificate live side by side.
+
+Source: protocol.md section 4.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from outrelay.lib.errors import ErrorCode, RemoteProtocolError
+from outrelay.lib.identity.uri import Identity
+from outrelay.lib.orp.frame import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.transport.carrier import Connection, Stream
+from outrelay.lib.transport.frames import FrameReader
+from outrelay.relay.edge.outbox import Outbox
+from outrelay.relay.limits import Limits
+
+DEREGISTER = "deregister/1"
+
+OUR_FEATURES = frozenset({"goaway/1", "fwd-token/1", "resume/2", DEREGISTER})
+"""Features an agent of ours may offer; who offers none of them is *plain*."""
+
+ACCEPTED_FEATURES = frozenset({DEREGISTER})
+"""Those of them that this relay has."""
+
+MOST_CAPABILITIES = 32
+LONGEST_CAPABILITY = 64
+INSTANCE_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What an agent says of a service it offers.
+
+    Args:
+        local_addr: Where the service is, informational only.
+        weight: Its share of the calls among equals.
+        priority: Lower is preferred.
+    """
+
+    local_addr: str = ""
+    weight: int = 0
+    priority: int = 0
+
+
+class Session:
+    """One agent's connection, from HELLO to its end.
+
+    Args:
+        connection: The carrier's.
+        control: Its control stream.
+        frames: What is read from that, HELLO taken.
+        hello: The agent's HELLO.
+        limits: Of this relay.
+    """
+
+    __slots__ = (
+        "capabilities", "connection", "features", "frames", "id", "identity", "instance",
+        "outbox", "plain", "services", "uri",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Connection,
+        control: Stream,
+        frames: FrameReader,
+        hello: orp.Hello,
+        limits: Limits,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.connection = connection
+        self.identity: Identity = connection.peer
+        self.uri = connection.peer.uri
+        self.instance = hello.instance if len(hello.instance) == INSTANCE_SIZE else b""
+        self.capabilities = tuple(
+            name for name in hello.capabilities[:MOST_CAPABILITIES] if _is_capability(name)
+        )
+        self.features = ACCEPTED_FEATURES.intersection(self.capabilities)
+        self.plain = OUR_FEATURES.isdisjoint(self.capabilities)
+        self.frames = frames
+        self.outbox = Outbox(connection, control, limits.outbox_bytes)
+        self.services: dict[str, Offer] = {}
+
+    @property
+    def tenant(self) -> str:
+        """Whose agent it is."""
+        return self.identity.realm
+
+    def send(self, type: FrameType, message: Message) -> None:  # noqa: A002 - the wire's word
+        """Queue a control frame."""
+        self.outbox.send(type, message)
+
+
+def _is_capability(name: str) -> bool:
+    return 0 < len(name) <= LONGEST_CAPABILITY and name.isprintable()
+
+
+class Roster:
+    """The sessions there are, by agent.
+
+    Args:
+        per_agent: Sessions one agent may have at a time.
+    """
+
+    def __init__(self, per_agent: int) -> None:
+        self._per_agent = per_agent
+        self._agents: dict[str, list[Session]] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return (session for sessions in self._agents.values() for session in sessions)
+
+    def of(self, uri: str) -> list[Session]:
+        """The sessions of an agent, the newest last."""
+        return self._agents.get(uri, [])
+
+    def join(self, session: Session) -> Session | None:
+        """Add a session; the one it takes the place of, if any.
+
+        Raises:
+            RemoteProtocolError: The agent has too many.
+        """
+        sessions = self._agents.setdefault(session.uri, [])
+        replaced = next((one for one in sessions if _same_process(one, session)), None)
+        if replaced is not None:
+            sessions.remove(replaced)
+        elif len(sessions) >= self._per_agent:
+            raise RemoteProtocolError("too many connections of this agent", ErrorCode.LIMIT)
+        sessions.append(session)
+        return replaced
+
+    def leave(self, session: Session) -> None:
+        """Remove a session; nothing happens when it was replaced before."""
+        sessions = self._agents.get(session.uri, [])
+        if session in sessions:
+            sessions.remove(session)
+        if not sessions:
+            self._agents.pop(session.uri, None)
+
+
+def _same_process(one: Session, other: Session) -> bool:
+    return one.instance != b"" and one.instance == other.instance

@@ -1,0 +1,31 @@
+"""How much of the relay one peer may use, and how long it is waited for.
+
+Source: protocol.md sections 2, 4 and 5; commands.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one relay; seconds and bytes.
+
+    Args:
+        hello_timeout: From the handshake to HELLO.
+        open_timeout: For the first frame of a data stream, and again for the provider's answer.
+        frame_bytes: Payload of a frame.
+        outbox_bytes: Control frames an agent has not taken yet; above, it is disconnected.
+        connections_per_agent: Replicas that share one certificate.
+        services_per_agent: Services one connection offers.
+        streams_per_agent: Streams one agent has open as a consumer, over all its connections.
+    """
+
+    hello_timeout: float = 5.0
+    open_timeout: float = 10.0
+    frame_bytes: int = 64 * 1024
+    outbox_bytes: int = 1024 * 1024
+    connections_per_agent: int = 256
+    services_per_agent: int = 1000
+    streams_per_agent: int = 10_000

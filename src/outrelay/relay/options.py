@@ -1,0 +1,59 @@
+"""What a relay is told to do: its options as values.
+
+Source: commands.md, outrelay-relay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrelay.lib.errors import ConfigError
+from outrelay.lib.identity.uri import is_label
+from outrelay.lib.values import Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOptions:
+    """Everything the command line says.
+
+    Args:
+        listen: Where agents dial in (UDP).
+        advertise: Where others reach that; None: at ``listen``.
+        controllers: Targets of the controllers, tried in turn.
+        controller_plaintext: Call them without TLS.
+        cert: Certificate file.
+        key: Private key file.
+        ca: File of the CA certificates peers are verified by.
+        region: Where this relay is.
+        relay_id: What the registry knows it by; empty: the name in its certificate.
+        tenant: Whose rules and services it follows; empty: everybody's.
+        max_streams_per_agent: Streams one agent may have open as a consumer.
+        drain: Seconds running streams have to finish when the relay is told to stop.
+        allow_all: Ask no policy; for development.
+    """
+
+    listen: Address
+    advertise: Address | None = None
+    controllers: tuple[str, ...]
+    controller_plaintext: bool = False
+    cert: Path
+    key: Path
+    ca: Path
+    region: str = "local"
+    relay_id: str = ""
+    tenant: str = ""
+    max_streams_per_agent: int = 10_000
+    drain: float = 10.0
+    allow_all: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: There is no controller, or the tenant is no tenant's name.
+        """
+        if not self.controllers:
+            raise ConfigError("--controller", "names no controller")
+        if self.tenant and not is_label(self.tenant):
+            raise ConfigError("--tenant", f"{self.tenant!r} is not the name of a tenant")

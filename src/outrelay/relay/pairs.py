@@ -1,0 +1,88 @@
+"""The streams this relay carries: being opened or spliced, by tenant and stream id.
+
+Two tenants may draw the same id and never learn of it.
+
+Source: protocol.md section 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from outrelay.lib.errors import RejectCode, StreamRejected
+from outrelay.relay.call import Call
+from outrelay.relay.edge.session import Session
+from outrelay.relay.splice import Splice
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pair:
+    """Two legs, as far as there are.
+
+    Args:
+        call: What the consumer asked for.
+        consumer: Who asked.
+        provider: Who serves it.
+        splice: Set once the provider has accepted.
+    """
+
+    call: Call
+    consumer: Session
+    provider: Session
+    splice: Splice | None = None
+
+
+class Pairs:
+    """All pairs of one relay.
+
+    Args:
+        per_agent: Pairs one agent may have as a consumer.
+    """
+
+    def __init__(self, per_agent: int) -> None:
+        self._per_agent = per_agent
+        self._pairs: dict[tuple[str, int], Pair] = {}
+        self._consumers: Counter[str] = Counter()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(list(self._pairs.values()))
+
+    def check(self, call: Call) -> None:
+        """Raise StreamRejected (429, 409) when there is no place for ``call``."""
+        if self._consumers[call.caller] >= self._per_agent:
+            raise StreamRejected(
+                RejectCode.LIMIT, f"the agent has {self._per_agent} streams open, the most allowed"
+            )
+        if (call.tenant, call.stream_id) in self._pairs:
+            raise StreamRejected(RejectCode.ID_IN_USE, "stream id already in use")
+
+    @contextmanager
+    def holding(self, pair: Pair) -> Iterator[None]:
+        """Carry ``pair``, which passed ``check`` just now, for the time of the body."""
+        key = (pair.call.tenant, pair.call.stream_id)
+        assert key not in self._pairs
+        self._pairs[key] = pair
+        self._consumers[pair.call.caller] += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            del self._pairs[key]
+            self._consumers[pair.call.caller] -= 1
+            if not self._consumers[pair.call.caller]:
+                del self._consumers[pair.call.caller]
+            if not self._pairs:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when there is no pair."""
+        await self._idle.wait()

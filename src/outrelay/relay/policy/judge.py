@@ -1,0 +1,115 @@
+"""What policy says, from memory: no question waits for the controller.
+
+Invariant: the world is closed. Without rules, also before the first have come, no stream
+is opened. Registering is free until a rule is about it; such an agent is asked again for
+each stream it would get, so that a rule that comes later counts from then on.
+
+Source: control-plane.md, Policy; protocol.md section 4, 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from outrelay.lib.observe.metrics import PolicyMetrics
+from outrelay.lib.policy import REGISTER, PolicySet, Rule, Verdict
+from outrelay.relay.call import Call
+from outrelay.relay.clock import unix_ms
+
+ANYTHING_GOES = Verdict(allow=True, rule=None, reason="allowed by --allow-all")
+NO_POLICY_YET = Verdict(
+    allow=False, rule=None, reason="this relay has no policy yet: it has not reached a controller"
+)
+
+FREE_FOR_NOW = Verdict(
+    allow=True, rule=None, reason="this relay has no policy yet; asked again at each stream"
+)
+
+
+class Judge:
+    """Answers from the newest complete set of rules.
+
+    Args:
+        metrics: Counts decisions and rules.
+        allow_all: Ask no rules at all; for development.
+        now_ms: The time, milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        metrics: PolicyMetrics,
+        *,
+        allow_all: bool = False,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._metrics = metrics
+        self._allow_all = allow_all
+        self._now_ms = now_ms
+        self._rules: PolicySet | None = None
+
+    @property
+    def rules(self) -> int:
+        """How many rules there are."""
+        return len(self._rules) if self._rules is not None else 0
+
+    def replace(self, rules: PolicySet) -> None:
+        """Decide by exactly these rules from now on."""
+        self._rules = rules
+        self._metrics.rules.set(self.rules)
+
+    def add(self, rule: Rule) -> None:
+        """Add a rule to the current ones."""
+        assert self._rules is not None, "changes come after a snapshot"
+        self._rules.add(rule)
+        self._metrics.rules.set(self.rules)
+
+    def remove(self, tenant: str, rule_id: str) -> None:
+        """Remove a rule from the current ones, if it is among them."""
+        assert self._rules is not None, "changes come after a snapshot"
+        self._rules.remove(tenant, rule_id)
+        self._metrics.rules.set(self.rules)
+
+    def judge_caller(self, call: Call) -> Verdict:
+        """The caller side: may the caller reach the service?"""
+        if self._allow_all:
+            return ANYTHING_GOES
+        if self._rules is None:
+            return NO_POLICY_YET
+        return self._decide(self._rules, call)
+
+    def judge_callee(self, call: Call, provider: str) -> Verdict:
+        """The callee side: does ``provider``, of the caller's tenant, accept the caller?"""
+        if self._allow_all:
+            return ANYTHING_GOES
+        if self._rules is None:
+            return NO_POLICY_YET
+        return self._rules.decide_callee(
+            tenant=call.tenant,
+            provider=provider,
+            caller=call.caller,
+            method=call.method,
+            now_ms=self._now_ms(),
+        )
+
+    def judge_registration(self, tenant: str, agent: str, service: str) -> Verdict:
+        """May the agent offer the service?"""
+        if self._allow_all:
+            return ANYTHING_GOES
+        if self._rules is None:
+            return FREE_FOR_NOW
+        call = Call(tenant=tenant, caller=agent, service=service, method=REGISTER)
+        return self._decide(self._rules, call)
+
+    def count(self, verdict: Verdict) -> Verdict:
+        """Note that ``verdict`` was acted on."""
+        self._metrics.decisions.labels("allow" if verdict.allow else "deny").inc()
+        return verdict
+
+    def _decide(self, rules: PolicySet, call: Call) -> Verdict:
+        return rules.decide(
+            tenant=call.tenant,
+            caller=call.caller,
+            target=call.service,
+            method=call.method,
+            now_ms=self._now_ms(),
+        )

@@ -1,0 +1,90 @@
+"""Keeps the judge's rules those of the controller.
+
+A watch begins with all rules; they replace the judge's in one step once they are complete,
+so that no decision is taken on half a set. While the controller is away the judge goes on
+with the rules it has.
+
+Source: control-plane.md, Policy, Watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from outrelay.lib.control.convert import rule_from_proto
+from outrelay.lib.control.v1 import policy_pb2 as policy
+from outrelay.lib.errors import RemoteProtocolError
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.policy import PolicySet
+from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Services
+from outrelay.relay.policy.judge import Judge
+
+log = get_logger(__name__)
+
+
+class PolicyWatch:
+    """A ``Watch`` of the rules of one tenant, or of all.
+
+    Args:
+        judge: Whose rules to keep.
+        tenant: Whose rules they are; empty: everybody's.
+    """
+
+    name = "policy"
+
+    def __init__(self, judge: Judge, tenant: str) -> None:
+        self._judge = judge
+        self._tenant = tenant
+        self._fresh: PolicySet | None = None
+
+    def open(self, services: Services) -> AsyncIterator[policy.PolicyEvent]:
+        """See ``Watch``."""
+        self._fresh = PolicySet()
+        metadata = (SNAPSHOT,) if self._tenant else (SNAPSHOT, ALL_TENANTS)
+        request = policy.WatchPoliciesRequest(tenant=self._tenant)
+        return aiter(services.policy.Watch(request, metadata=metadata))
+
+    def take(self, event: policy.PolicyEvent) -> None:
+        """See ``Watch``."""
+        match event.kind:
+            case policy.PolicyEvent.POLICY_KIND_ADDED:
+                self._add(event.rule)
+            case policy.PolicyEvent.POLICY_KIND_REMOVED:
+                self._remove(event.rule.tenant or self._tenant, event.removed_id)
+            case policy.PolicyEvent.POLICY_KIND_SNAPSHOT_END:
+                self._complete()
+
+    def lost(self) -> None:
+        """See ``Watch``."""
+        self._fresh = None
+
+    def _add(self, message: policy.PolicyRule) -> None:
+        try:
+            rule = rule_from_proto(message)
+        except RemoteProtocolError as error:
+            log.warning("a policy rule is left out", id=message.id, reason=str(error))
+            return
+        if self._fresh is not None:
+            self._fresh.add(rule)
+        else:
+            self._judge.add(rule)
+
+    def _remove(self, tenant: str, rule_id: str) -> None:
+        if self._fresh is not None:
+            self._fresh.remove(tenant, rule_id)
+        else:
+            self._judge.remove(tenant, rule_id)
+
+    def _complete(self) -> None:
+        if self._fresh is None:
+            return
+        before = self._judge.rules
+        self._judge.replace(self._fresh)
+        self._fresh = None
+        if before and not self._judge.rules:
+            log.error(
+                "the controller has no policy rule any more: every new stream is denied",
+                rules_before=before,
+            )
+        else:
+            log.info("policy loaded", rules=self._judge.rules)

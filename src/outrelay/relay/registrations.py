@@ -1,0 +1,191 @@
+"""What this relay's agents offer, published to the registry.
+
+Words: an agent is *dirty* while the registry may hold something else for it than what it
+offers here. The *reconciler* compares the two and makes the calls that remove the
+difference: the order of events does not matter, the latest state wins, and nothing but
+the state has to be kept through an outage.
+
+Invariants: a call is repeated until it succeeds; a registry that lost rows (restarted,
+restored) gets them again, because what it holds is learnt from its Watch; rows it has put
+behind another relay are left alone.
+
+Source: control-plane.md, Registry; protocol.md section 4, 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import TaskGroup
+from collections.abc import Iterable
+from itertools import islice
+
+from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.lib.errors import ControlError
+from outrelay.lib.identity.uri import Identity
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.dial import Backoff
+from outrelay.relay.controller import AWAY, LONGEST_BACKOFF, Controller
+from outrelay.relay.directory import Directory
+from outrelay.relay.edge.session import Offer
+
+log = get_logger(__name__)
+
+AT_ONCE = 16
+"""Agents reconciled at a time."""
+
+_Offers = dict[str, Offer]
+
+
+class Registrations:
+    """Publishes the offers of the agents attached here.
+
+    Args:
+        controller: Where to.
+        directory: What is offered.
+        relay_id: This relay's.
+    """
+
+    def __init__(self, controller: Controller, directory: Directory, relay_id: str) -> None:
+        self._controller = controller
+        self._directory = directory
+        self._relay_id = relay_id
+        self._published: dict[str, _Offers] = {}
+        self._dirty: dict[str, None] = {}
+        self._refused: set[str] = set()
+        self._changed = asyncio.Event()
+        self._clean = asyncio.Event()
+        self._clean.set()
+        directory.subscribe(self._touch)
+
+    # ---- what the registry says ----------------------------------------------------------
+
+    def observed(self, rows: Iterable[registry.Provider]) -> None:
+        """The registry holds exactly ``rows``, of all relays."""
+        held: dict[str, _Offers] = {}
+        for row in rows:
+            name = row.service_id.partition("/")[2]
+            if row.relay_id == self._relay_id:
+                offer = Offer(local_addr=row.local_addr, weight=row.weight, priority=row.priority)
+                held.setdefault(row.agent_uri, {})[name] = offer
+            elif (ours := self._directory.offers_of(row.agent_uri).get(name)) is not None:
+                held.setdefault(row.agent_uri, {})[name] = ours  # the agent is elsewhere, too
+        known = self._published.keys() | held.keys()
+        self._published = held
+        for uri in known:
+            self._touch(uri)
+
+    def removed(self, uri: str, name: str) -> None:
+        """The registry no longer holds a row."""
+        if self._published.get(uri, {}).pop(name, None) is not None:
+            self._touch(uri)
+
+    # ---- the reconciler ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publish for ever."""
+        backoff = Backoff()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._dirty:
+                if await self._reconcile_some():
+                    backoff.reset()
+                else:
+                    await asyncio.sleep(backoff.delay(LONGEST_BACKOFF))
+            self._clean.set()
+
+    async def wait_published(self) -> None:
+        """Return when the registry holds what is offered here."""
+        await self._clean.wait()
+
+    def _touch(self, uri: str) -> None:
+        """Have a look at an agent."""
+        self._dirty[uri] = None
+        self._clean.clear()
+        self._changed.set()
+
+    async def _reconcile_some(self) -> bool:
+        """Reconcile the agents that wait longest; False when a call failed."""
+        batch = list(islice(self._dirty, AT_ONCE))
+        for uri in batch:
+            del self._dirty[uri]
+        async with TaskGroup() as group:
+            tasks = [spawn(group, self._reconcile(uri), name="relay: publish") for uri in batch]
+        return all(task.result() for task in tasks)
+
+    async def _reconcile(self, uri: str) -> bool:
+        """Make the registry hold what an agent offers; False when a call failed."""
+        held = self._published.setdefault(uri, {})
+        wanted = self._directory.offers_of(uri)
+        try:
+            await self._deregister(uri, held, wanted)
+            for name, offer in wanted.items():
+                if held.get(name) != offer:
+                    await self._register(uri, name, offer)
+                    held[name] = offer
+        except ControlError as error:
+            self._failed(uri, error)
+            return False
+        self._refused.discard(uri)
+        if not held and self._published.get(uri) is held:
+            del self._published[uri]
+        return True
+
+    async def _register(self, uri: str, name: str, offer: Offer) -> None:
+        request = registry.RegisterServiceRequest(
+            tenant=Identity.parse(uri).realm,
+            service_name=name,
+            agent_uri=uri,
+            relay_id=self._relay_id,
+            local_addr=offer.local_addr,
+            weight=offer.weight,
+            priority=offer.priority,
+        )
+        await self._controller.call(
+            lambda services, timeout: services.registry.RegisterService(request, timeout=timeout)
+        )
+
+    async def _deregister(self, uri: str, held: _Offers, wanted: _Offers) -> None:
+        """Remove from the registry what of ``held`` is not ``wanted``."""
+        gone = [name for name in held if name not in wanted]
+        if not gone:
+            return
+        if not wanted:
+            await self._deregister_agent(uri, held)
+            return
+        try:
+            for name in gone:
+                await self._deregister_service(uri, name)
+                held.pop(name, None)
+        except ControlError as error:
+            if error.status != "UNIMPLEMENTED":
+                raise
+            await self._deregister_agent(uri, held)  # what is wanted is registered again
+
+    async def _deregister_service(self, uri: str, name: str) -> None:
+        request = registry.DeregisterServiceRequest(
+            tenant=Identity.parse(uri).realm,
+            service_name=name,
+            agent_uri=uri,
+            relay_id=self._relay_id,
+        )
+        await self._controller.call(
+            lambda services, timeout: services.registry.DeregisterService(request, timeout=timeout)
+        )
+
+    async def _deregister_agent(self, uri: str, held: _Offers) -> None:
+        request = registry.DeregisterAgentRequest(
+            tenant=Identity.parse(uri).realm, agent_uri=uri, relay_id=self._relay_id
+        )
+        await self._controller.call(
+            lambda services, timeout: services.registry.DeregisterAgent(request, timeout=timeout)
+        )
+        held.clear()
+
+    def _failed(self, uri: str, error: ControlError) -> None:
+        """Try again later; say so when it is not only that the controller is away."""
+        self._touch(uri)
+        if error.status not in AWAY and uri not in self._refused:
+            self._refused.add(uri)
+            log.error("registration is not published", agent=uri, reason=str(error))
