@@ -1,0 +1,23 @@
+"""Turns of the event loop, for tests in which nothing waits for time or sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+MOST = 100_000
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Give way until ``condition`` holds; what holds it up is only the turn of other tasks."""
+    for _ in range(MOST):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the condition never held")
+
+
+async def everybody_waits(turns: int = 200) -> None:
+    """Give way so often that every task has got as far as it can."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
