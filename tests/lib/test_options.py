@@ -88,7 +88,18 @@ def main(
     )
 
 
-@command("agent", run=run, check=check, examples="outrelay-agent --cert a --key b --ca c")
+EXAMPLES = """
+    # one
+    outrelay-agent --cert a --key b \\
+      --ca c
+
+    # another
+    outrelay-agent --cert d --key e \\
+      --ca c
+"""
+
+
+@command("agent", run=run, check=check, examples=EXAMPLES)
 @credential_flags(required=True)
 def strict(cert: Path, key: Path, ca: Path) -> Options:
     """Needs credentials."""
@@ -353,3 +364,9 @@ def test_help_shows_text_defaults_and_examples(invoke: Invoke) -> None:
     assert "[default: 64KiB]" in text
     assert "HOST:PORT" in text
     assert text.endswith("Examples:\n    outrelay-relay --listen 0.0.0.0:7443\n")
+
+
+def test_help_leaves_the_lines_of_every_example_as_they_are(invoke: Invoke) -> None:
+    lines = [line.strip() for line in invoke("--help", program=strict).stdout.splitlines()]
+
+    assert lines[-7:] == [line.strip() for line in EXAMPLES.strip().splitlines()]

@@ -171,11 +171,17 @@ def command(
             f"outrelay-{component}",
             cls=ServiceCommand,
             context_settings=context_settings(component),
-            epilog="\b\nExamples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+            epilog=_epilog(examples),
         )(start)
         return _with_common_flags(made)
 
     return decorate
+
+
+def _epilog(examples: str) -> str:
+    """The examples as they are: click re-wraps each paragraph that has no mark before it."""
+    text = "Examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  ")
+    return "\n\n".join(f"\b\n{paragraph}" for paragraph in text.split("\n\n"))
 
 
 def context_settings(component: str) -> dict[str, object]:
