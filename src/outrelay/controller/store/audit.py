@@ -9,7 +9,7 @@ Source: control-plane.md, Audit.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from outrelay.controller.feed import Feed
@@ -117,7 +117,7 @@ class Audit:
 
     async def query(
         self, query: AuditQuery, *, limit: int = 0, last_seq: int = _MAX_INTEGER
-    ) -> AsyncIterator[StoredEvent]:
+    ) -> AsyncGenerator[StoredEvent, None]:
         """The events a query looks for, newest first, read in pages.
 
         Args:

@@ -1,0 +1,1 @@
+"""Policy: the rules, and telling relays of them."""
