@@ -102,10 +102,10 @@ class Rooms:
         await peer.register(service)
         return peer
 
-    def events(self) -> list[audit.AuditEvent]:
-        """What was recorded, held events included."""
+    def events(self, *kinds: str) -> list[audit.AuditEvent]:
+        """What was recorded of some kinds, held events included."""
         self.trail.settling.set()
-        return self.trail.batch(1_000_000)
+        return [event for event in self.trail.batch(1_000_000) if event.event in kinds]
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric."""

@@ -1,0 +1,301 @@
+"""Connections: HELLO, who is refused, who replaces whom, and how a connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from outrelay.lib.errors import Closed, ErrorCode
+from outrelay.lib.identity.uri import Identity
+from outrelay.lib.orp.frame import FrameType, encode
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.relay.limits import Limits
+from tests.relay.rooms import call, relay_rooms, severed
+from tests.support.peers import AGENT_A, AGENT_B, STRANGER, AgentPeer, accept
+from tests.support.turns import until
+
+ANOTHER_RELAY = Identity.parse("outrelay://local/relay/r2")
+ONE = b"1" * 16
+TWO = b"2" * 16
+
+
+async def close_code(peer: AgentPeer) -> Closed:
+    """How the relay closed the connection."""
+    closed = await peer.connection.wait_closed()
+    assert closed.by_peer
+    return closed
+
+
+async def test_hello_is_answered_with_what_this_relay_accepts() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A)
+        before = time.time() * 1000
+        ack = await peer.hello("goaway/1", "deregister/1", "resume/2", "unheard-of/9")
+
+        assert list(ack.accepted_features) == ["deregister/1"]
+        assert before - 1 <= ack.server_time_unix_ms <= time.time() * 1000 + 1
+        other = await (await relay.peer(AGENT_B)).hello()
+        assert list(other.accepted_features) == []
+        assert ack.session_id
+        assert ack.session_id != other.session_id
+
+
+async def test_a_uri_that_is_not_the_certificates_is_refused() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A)
+        with pytest.raises(Closed):
+            await peer.hello(uri=AGENT_B.uri)
+
+        closed = await close_code(peer)
+        assert closed.code is ErrorCode.DENIED
+        assert AGENT_A.uri in closed.reason
+        assert AGENT_B.uri in closed.reason
+        assert list(relay.roster) == []
+
+
+async def test_a_relays_certificate_is_not_served() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(ANOTHER_RELAY)
+
+        closed = await close_code(peer)
+        assert closed.code is ErrorCode.PROTOCOL
+        assert "agents" in closed.reason
+
+
+async def test_a_relay_of_one_tenant_serves_no_other() -> None:
+    async with relay_rooms(tenant="acme") as relay:
+        closed = await close_code(await relay.peer(STRANGER))
+        assert closed.code is ErrorCode.DENIED
+
+        await relay.agent(AGENT_A)
+
+
+async def test_silence_instead_of_hello_is_not_waited_for() -> None:
+    async with relay_rooms(limits=Limits(hello_timeout=0.01)) as relay:
+        peer = await relay.peer(AGENT_A)
+
+        closed = await close_code(peer)
+        assert closed.code is ErrorCode.PROTOCOL
+        assert "HELLO" in closed.reason
+
+
+async def test_half_a_hello_is_not_waited_for() -> None:
+    async with relay_rooms(limits=Limits(hello_timeout=0.01)) as relay:
+        peer = await relay.peer(AGENT_A)
+        await peer.open_control()
+        await peer.control.write(b"\x20\x01\x00")
+
+        assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+
+
+HOSTILE = {
+    "another frame": encode(FrameType.REGISTER, orp.Register(service_name="echo")),
+    "an unknown frame": b"\x27\xff\x00\x00\x00\x00\x00\x00",
+    "another version": b"\x40\x01\x00\x00\x00\x00\x00\x00",
+    "a frame that is too long": b"\x20\x01\x00\x00\x00\x01\x00\x01",
+    "no protobuf": b"\x20\x01\x00\x00\x00\x00\x00\x02\xff\xff",
+    "plain HTTP": b"GET / HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("first", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_anything_but_hello_is_refused(first: bytes) -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A)
+        await peer.open_control()
+        await peer.control.write(first)
+
+        assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+
+
+async def test_a_control_stream_that_is_reset_before_hello_is_refused() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A)
+        await peer.open_control()
+        peer.control.reset(ErrorCode.CANCELLED)
+
+        assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+
+
+async def test_a_connection_that_goes_before_hello_is_forgotten() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A)
+        await until(
+            lambda: relay.metric("outrelay_connections", role="agent", carrier="memory") > 0
+        )
+        severed(peer)
+
+        await until(
+            lambda: relay.metric("outrelay_connections", role="agent", carrier="memory") == 0
+        )
+        await relay.agent(AGENT_B)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [HOSTILE["another version"], HOSTILE["a frame that is too long"], HOSTILE["no protobuf"]],
+)
+async def test_a_control_stream_that_turns_hostile_ends_the_connection(hostile: bytes) -> None:
+    async with relay_rooms() as relay:
+        victim = await relay.agent(AGENT_B)
+        peer = await relay.agent(AGENT_A)
+        await peer.control.write(hostile)
+
+        assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+        await victim.ping()
+
+
+async def test_a_second_hello_ends_the_connection() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_A)
+        await peer.send(FrameType.HELLO, orp.Hello(agent_uri=AGENT_A.uri))
+
+        assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+
+
+async def test_a_control_stream_that_ends_is_the_end_of_the_connection() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_A)
+        peer.control.finish()
+
+        assert (await close_code(peer)).code is ErrorCode.NONE
+        await until(lambda: not list(relay.roster))
+
+
+async def test_a_control_stream_that_is_reset_is_the_end_of_the_connection() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_A)
+        peer.control.reset(ErrorCode.CANCELLED)
+
+        assert (await close_code(peer)).code is ErrorCode.CANCELLED
+
+
+async def test_a_control_stream_that_is_not_taken_is_the_end_of_the_connection() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_A)
+        peer.control.stop(ErrorCode.CANCELLED)
+        await peer.ask_to_register("echo")
+
+        assert (await close_code(peer)).code is ErrorCode.CANCELLED
+
+
+async def test_the_same_process_replaces_its_connection() -> None:
+    async with relay_rooms() as relay:
+        first = await relay.agent(AGENT_B, instance=ONE)
+        await first.register("echo")
+        second = await relay.agent(AGENT_B, instance=ONE)
+
+        assert (await close_code(first)).code is ErrorCode.REPLACED
+        consumer = await relay.agent(AGENT_A)
+        await consumer.open("echo", stream_id=7)  # what the first had offered goes on
+        _stream, incoming = await second.incoming()
+        assert incoming.stream_id == 7
+
+
+async def test_the_end_of_a_replaced_connection_takes_nothing_with_it() -> None:
+    async with relay_rooms() as relay:
+        first = await relay.agent(AGENT_B, instance=ONE)
+        await first.register("echo")
+        second = await relay.agent(AGENT_B, instance=ONE)
+        await close_code(first)
+        await until(
+            lambda: relay.metric("outrelay_connections", role="agent", carrier="memory") == 1
+        )
+
+        assert len(list(relay.roster)) == 1
+        assert [one.services.keys() for one in relay.roster] == [{"echo"}]
+        await second.ping()
+
+
+@pytest.mark.parametrize("instances", [(ONE, TWO), (b"", b""), (b"short", b"short")])
+async def test_other_processes_live_side_by_side_and_the_newest_is_called(
+    instances: tuple[bytes, bytes],
+) -> None:
+    async with relay_rooms() as relay:
+        older = await relay.agent(AGENT_B, instance=instances[0])
+        newer = await relay.agent(AGENT_B, instance=instances[1])
+        await newer.register("echo")
+        await older.register("echo")
+        consumer = await relay.agent(AGENT_A)
+
+        await consumer.open("echo", stream_id=7)
+        stream, _incoming = await newer.incoming()
+        await accept(stream)
+        newer.connection.close()
+        await until(lambda: len(relay.roster.of(AGENT_B.uri)) == 1)
+        await consumer.open("echo", stream_id=8)
+        _stream, incoming = await older.incoming()
+        assert incoming.stream_id == 8
+
+
+async def test_connections_of_one_agent_are_bounded() -> None:
+    async with relay_rooms(limits=Limits(connections_per_agent=2)) as relay:
+        for _ in range(2):
+            await relay.agent(AGENT_A)
+        third = await relay.peer(AGENT_A)
+        with pytest.raises(Closed):
+            await third.hello()
+
+        assert (await close_code(third)).code is ErrorCode.LIMIT
+        await relay.agent(AGENT_B)
+
+
+async def test_a_connection_ends_with_its_certificate() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A, expires=time.time() + 0.05)
+        await peer.hello()
+
+        closed = await close_code(peer)
+        assert closed.code is ErrorCode.DENIED
+        assert "certificate" in closed.reason
+
+
+async def test_a_draining_relay_turns_new_connections_away_and_serves_the_others() -> None:
+    async with relay_rooms() as relay:
+        provider = await relay.provider()
+        consumer = await relay.agent(AGENT_A)
+        relay.edge.drain()
+
+        assert (await close_code(await relay.peer(AGENT_A))).code is ErrorCode.DRAIN
+        await consumer.open("echo", stream_id=7)
+        await provider.incoming()
+
+
+async def test_a_fault_of_ours_ends_one_connection_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with relay_rooms() as relay:
+        victim = await relay.agent(AGENT_B)
+        peer = await relay.agent(AGENT_A)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("bug")
+
+        monkeypatch.setattr(relay.directory, "offer", broken)
+        await peer.ask_to_register("echo")
+
+        assert (await close_code(peer)).code is ErrorCode.INTERNAL
+        assert "task failed" in caplog.text
+        await victim.ping()
+
+
+async def test_closed_it_tells_every_agent() -> None:
+    async with relay_rooms() as relay:
+        line = await call(relay)
+        relay.edge.close(ErrorCode.DRAIN, "going")
+
+        for peer in (line.consumer, line.provider):
+            closed = await close_code(peer)
+            assert (closed.code, closed.reason) == (ErrorCode.DRAIN, "going")
+
+
+async def test_an_idle_connection_takes_three_tasks() -> None:
+    """One takes its streams, one reads its control stream, one writes that."""
+    async with relay_rooms() as relay:
+        before = len(asyncio.all_tasks())
+        for _ in range(50):
+            await relay.agent(AGENT_A)
+
+        assert len(asyncio.all_tasks()) - before == 3 * 50
