@@ -39,6 +39,9 @@ from outrelay.lib.transport.quic.tls import Judge, MutualContext
 WRITE_AGAIN = WRITE_BUFFER // 2
 """Unsent bytes at which a waiting writer is woken."""
 
+IDLE_TIMEOUT = "Idle timeout"
+"""aioquic's reason of the end of a connection that was silent for too long."""
+
 FORGOTTEN = "the peer has restarted"
 """Reason of the end of a connection that a stateless reset announced."""
 
@@ -123,6 +126,8 @@ class CoreConnection(SendingConnection):
 
     def forgotten(self) -> None:
         """The peer has sent a stateless reset: nothing is left to talk to."""
+        if self._state is QuicConnectionState.TERMINATED:
+            return  # every packet of a burst is answered with one
         self._close_event = ConnectionTerminated(
             error_code=QuicErrorCode.NO_ERROR, frame_type=0, reason_phrase=FORGOTTEN
         )

@@ -6,10 +6,11 @@ Source: engines.md; RFC 9001 section 4.8 for what an alert means.
 from __future__ import annotations
 
 from aioquic.quic import events as quic_events
+from aioquic.quic.packet import QuicErrorCode
 
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, CoreConnection
+from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, IDLE_TIMEOUT, CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
 from outrelay.lib.transport.quic.engine import Event, EventKind, Peer
 
@@ -113,8 +114,7 @@ class Link:
             case quic_events.StopSendingReceived():
                 record = self._seen(event.stream_id)
                 if record is not None:
-                    self.core.enqueue(record)  # aioquic answers with a reset
-                    self._say(EventKind.STOPPED, record.id, event.error_code)
+                    self._stop_received(record, event.error_code)
             case quic_events.ConnectionIdIssued():
                 self.route(event.connection_id)
             case quic_events.ConnectionIdRetired():
@@ -131,6 +131,13 @@ class Link:
         if is_new:
             self._say(EventKind.STREAM_OPENED, stream)
         return record
+
+    def _stop_received(self, record: StreamRecord, code: int) -> None:
+        """The peer reads no more; a repeated or late frame is no news."""
+        self.core.enqueue(record)  # aioquic has answered with a reset
+        if not (record.halted or record.finish_reported):
+            record.halted = True
+            self._say(EventKind.STOPPED, record.id, code)
 
     def _reset_received(self, record: StreamRecord, code: int) -> None:
         record.buffer.clear()
@@ -161,15 +168,15 @@ class Link:
         end = self.core.closing
         by_peer = self.core.closed_by_peer
         if self.connected:
-            is_application = end.frame_type is None
+            timed_out = not by_peer and _is_silent_end(end)
             self._events.append(
                 Event(
                     EventKind.LOST,
                     self.number,
-                    code=end.error_code if is_application else self._code_of(end.error_code),
+                    code=ErrorCode.NONE if timed_out else _code_of(end),
                     reason=end.reason_phrase,
                     by_peer=by_peer,
-                    timed_out=end.reason_phrase in ("Idle timeout", FORGOTTEN) and not by_peer,
+                    timed_out=timed_out,
                 )
             )
             return
@@ -177,26 +184,37 @@ class Link:
             Event(
                 EventKind.REFUSED,
                 self.number,
-                reason=self.refusal or self._refusal_text(end, by_peer=by_peer),
+                reason=self.refusal or _refusal_text(end, by_peer=by_peer),
                 address=self.address,
                 by_peer=by_peer,
                 final=end.error_code in _FINAL_ALERTS,
             )
         )
 
-    @staticmethod
-    def _code_of(transport_code: int) -> int:
-        return ErrorCode.NONE if transport_code == 0 else ErrorCode.PROTOCOL
-
-    @staticmethod
-    def _refusal_text(end: quic_events.ConnectionTerminated, *, by_peer: bool) -> str:
-        if end.reason_phrase == "Idle timeout":
-            return "no answer"
-        who = "refused by the peer: " if by_peer else ""
-        return who + (end.reason_phrase or f"handshake failed (0x{end.error_code:x})")
-
     def _drained(self) -> None:
         if not self.ended:
             self._ended()
         self._events.append(Event(EventKind.DRAINED, self.number))
         self.drained = True
+
+
+def _is_silent_end(end: quic_events.ConnectionTerminated) -> bool:
+    """Whether the path or the peer just went away, without a word."""
+    return (
+        end.reason_phrase in (IDLE_TIMEOUT, FORGOTTEN)
+        or end.error_code == QuicErrorCode.NO_VIABLE_PATH
+    )
+
+
+def _code_of(end: quic_events.ConnectionTerminated) -> int:
+    """The application's code, or what a code of the transport's amounts to."""
+    if end.frame_type is None:
+        return end.error_code
+    return ErrorCode.PROTOCOL if end.error_code else ErrorCode.NONE
+
+
+def _refusal_text(end: quic_events.ConnectionTerminated, *, by_peer: bool) -> str:
+    if end.reason_phrase == IDLE_TIMEOUT:
+        return "no answer"
+    who = "refused by the peer: " if by_peer else ""
+    return who + (end.reason_phrase or f"handshake failed (0x{end.error_code:x})")

@@ -24,7 +24,7 @@ class StreamRecord:
     __slots__ = (
         *("id", "local", "quic", "queued"),
         *("buffer", "consumed", "window", "window_time"),
-        *("fin", "read_done", "stopped", "finish_reported"),
+        *("fin", "read_done", "stopped", "halted", "finish_reported"),
     )
 
     def __init__(self, quic: QuicStream, stream_id: int, *, local: bool) -> None:
@@ -37,7 +37,8 @@ class StreamRecord:
         self.window_time = 0.0
         self.fin = False  # everything has arrived
         self.read_done = False  # and the reader has been told
-        self.stopped = False
+        self.stopped = False  # we asked the peer to send no more
+        self.halted = False  # the peer asked us
         self.queued = False
         self.finish_reported = False
 

@@ -310,7 +310,7 @@ class AioquicEngine:
         fin = record.fin and not buffer
         if fin:
             record.read_done = True
-            link.core.release_if_done(record)
+            self._release(link, record)
         elif link.core.credit_due(record):
             self._touch(link, record)
         return data, fin
@@ -354,10 +354,14 @@ class AioquicEngine:
         record.stopped = record.read_done = True
         record.buffer.clear()
         if record.quic.receiver.is_finished:
-            link.core.release_if_done(record)
+            self._release(link, record)
         else:
             record.quic.receiver.stop(code)
             self._touch(link, record)
+
+    def _release(self, link: Link, record: StreamRecord) -> None:
+        link.core.release_if_done(record)
+        self._touched[link.number] = link  # which may let the peer open another
 
     def _touch(self, link: Link, record: StreamRecord) -> None:
         link.core.enqueue(record)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 CID_LENGTH = 8
 """Length of the connection ids we choose; short headers do not say it."""
 
-_LONG_MINIMUM = 7  # first byte, version, two id lengths
 _INITIAL = 0
 
 
@@ -35,8 +34,6 @@ def parse_header(datagram: bytes) -> Header | None:
 
 
 def _parse_long(datagram: bytes) -> Header | None:
-    if len(datagram) < _LONG_MINIMUM:
-        return None
     version = int.from_bytes(datagram[1:5], "big")
     at = 6 + datagram[5]
     if datagram[5] > 20 or len(datagram) <= at:
