@@ -185,6 +185,7 @@ async def test_finished_means_the_peer_has_everything(pair: Pair) -> None:
         near.finish()
     near.reset(ErrorCode.CANCELLED)  # too late to take anything back
     await round_trips(await pair.stream(), count=2)
+    await near.wait_finished()
     assert await far.read() == b""
 
 
