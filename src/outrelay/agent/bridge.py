@@ -9,8 +9,9 @@ Invariants:
   stops makes the far writer wait.
 - Each direction ends by itself: an end of file becomes FIN, a FIN becomes a shutdown, and
   the other direction goes on.
-- Whatever else ends a direction is raised; then nothing more was passed on as if it were
-  complete.
+- Whatever else ends a direction is raised, and what was cut off never ends as if it were
+  complete. A far reader that stops, and an application that ended its direction before it
+  left, end one direction only: the other one may still be whole.
 
 Source: protocol.md sections 1 and 5; architecture.md, a byte's way.
 """
@@ -22,7 +23,8 @@ import socket
 from asyncio import TaskGroup
 from collections.abc import Callable
 
-from outrelay.lib.errors import Reset
+from outrelay.agent.watch import AbortWatch, Guard
+from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import READ_SIZE, Stream
 
@@ -36,13 +38,14 @@ class Bridge:
     Args:
         sock: Connected and non-blocking; closed by the caller.
         stream: The carrier's; what the bridge leaves open the caller ends.
+        watch: Notices when the application aborts.
         on_fin: Called when a direction has come to its end.
         on_sent: Told the number of bytes each time the stream took some.
         on_received: Told the number of bytes each time the socket took some.
     """
 
     __slots__ = (
-        *("_on_fin", "_on_received", "_on_sent", "_socket", "_stopped", "_stream"),
+        *("_failure", "_on_fin", "_on_received", "_on_sent", "_socket", "_stream", "_watch"),
         *("finished", "received", "sent"),
     )
 
@@ -50,6 +53,7 @@ class Bridge:
         self,
         sock: socket.socket,
         stream: Stream,
+        watch: AbortWatch,
         *,
         on_fin: Callable[[], None],
         on_sent: Callable[[int], None],
@@ -60,7 +64,8 @@ class Bridge:
         self._on_fin = on_fin
         self._on_sent = on_sent
         self._on_received = on_received
-        self._stopped: Reset | None = None
+        self._watch = watch
+        self._failure: Reset | OSError | None = None
         self.sent = 0
         """Bytes of the application that the stream has taken."""
         self.received = 0
@@ -80,16 +85,18 @@ class Bridge:
             OSError: The application did, or its socket broke.
         """
         try:
-            async with TaskGroup() as group:
-                spawn(group, self._upload(), name="agent: upload")
-                await self._download(held)
+            with self._watch.guard(self._socket) as guard:
+                async with TaskGroup() as group:
+                    spawn(group, self._upload(guard), name="agent: upload")
+                    await self._download(held, guard)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        if self._stopped:
-            raise self._stopped
-        await self._stream.wait_finished()
+        if self.finished:
+            await self._stream.wait_finished()
+        if self._failure:
+            raise self._failure
 
-    async def _upload(self) -> None:
+    async def _upload(self, guard: Guard) -> None:
         receive, sock, write = (
             asyncio.get_running_loop().sock_recv,
             self._socket,
@@ -100,20 +107,30 @@ class Bridge:
                 await write(data)
                 self.sent += len(data)
                 self._on_sent(len(data))
-        except Reset as stopped:  # nobody reads this direction; the other may still be read
-            self._stopped = stopped
+        except Reset as stopped:
+            self._failure = stopped
             return
+        # The kernel tells of an RST once. Where the watch or a send was told, a read finds what
+        # looks like an end: whoever was told ends us here.
+        await asyncio.sleep(0)
+        guard.check()
         self._stream.finish()
         self.finished = True
         self._on_fin()
 
-    async def _download(self, data: bytes) -> None:
+    async def _download(self, data: bytes, guard: Guard) -> None:
         send, sock, read = asyncio.get_running_loop().sock_sendall, self._socket, self._stream.read
         data = data or await read(READ_SIZE)
         while data:
-            await send(sock, data)
+            try:
+                await send(sock, data)
+            except BrokenPipeError as gone:  # ECONNRESET where it had not ended its direction
+                self._stream.stop(ErrorCode.CANCELLED)
+                self._failure = gone
+                return
             self.received += len(data)
             self._on_received(len(data))
             data = await read(READ_SIZE)
+        guard.release()
         sock.shutdown(socket.SHUT_WR)
         self._on_fin()

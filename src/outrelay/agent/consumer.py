@@ -76,7 +76,7 @@ class Consumer:
             await self._connect(sock, service)
         except StreamRejected as rejected:
             self._refuse(service, rejected)
-        except ConnectionResetError:
+        except OSError:
             log.info("open given up", service=service, reason="the application is gone")
         finally:
             abort(sock)
@@ -97,7 +97,7 @@ class Consumer:
 
         Raises:
             StreamRejected: It was refused, or no relay is connected.
-            ConnectionResetError: The application aborted before it was spliced.
+            OSError: The application aborted before it was spliced.
         """
         failure = StreamRejected(RejectCode.UNREACHABLE, "no stream came about")
         for _ in range(TRIES):
@@ -108,6 +108,7 @@ class Consumer:
                     with self._watch.guard(sock):
                         stream = await self._open(session, stream_id, service, ready)
                 except Closed as closed:
+                    await session.until_over()
                     failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
                 except StreamRejected as rejected:
                     if rejected.code != RejectCode.ID_IN_USE:

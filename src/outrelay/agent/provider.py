@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from outrelay.agent.options import Expose, Limits
 from outrelay.agent.session.session import Ready, Session
-from outrelay.agent.sockets import abort, connect
+from outrelay.agent.sockets import abort, connect, fault
 from outrelay.agent.stream import AgentStream, Side
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
@@ -115,11 +115,11 @@ class Provider:
             async with asyncio.timeout(limit):
                 return await connect(target)
         except TimeoutError:
-            fault = f"did not answer within {limit:g} s"
+            why = f"did not answer within {limit:g} s"
         except OSError as error:
-            fault = f"cannot be reached: {error.strerror or error}"
-        log.warning("backend failed", service=service, target=address_text(target), error=fault)
-        raise StreamRejected(RejectCode.UNREACHABLE, f"the provider's backend {fault}")
+            why = f"cannot be reached: {fault(error)}"
+        log.warning("backend failed", service=service, target=address_text(target), reason=why)
+        raise StreamRejected(RejectCode.UNREACHABLE, f"the provider's backend {why}")
 
     async def _reject(self, stream: AgentStream, rejected: StreamRejected) -> None:
         """Tell the relay why, and end the stream once it knows."""
@@ -159,7 +159,7 @@ class Provider:
                 stream.advance(StreamInput.ACCEPT)
                 await stream.until_ready(ready, limit, is_plain=is_plain, held=held)
             await stream.carry(sock, self._watch)
-        except (StreamRejected, TransportError, ConnectionResetError) as error:
+        except (StreamRejected, TransportError, OSError) as error:
             log.warning("stream given up", stream_id=stream.name, reason=str(error))
         finally:
             abort(sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -81,3 +82,10 @@ def address_of(sock: socket.socket) -> Address:
     """Where ``sock`` is bound."""
     host, port = sock.getsockname()[:2]
     return host, port
+
+
+def fault(error: OSError) -> str:
+    """What went wrong, without the addresses that asyncio adds."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from outrelay.agent.bridge import Bridge
 from outrelay.agent.session.session import Ready
-from outrelay.agent.sockets import abort
+from outrelay.agent.sockets import abort, fault
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
     Closed,
@@ -169,6 +169,7 @@ class AgentStream:
         bridge = Bridge(
             sock,
             self.carrier,
+            watch,
             on_fin=lambda: self.advance(StreamInput.FIN),
             on_sent=sent if is_consumer else received,
             on_received=received if is_consumer else sent,
@@ -179,7 +180,7 @@ class AgentStream:
         held, self._held = bytes(self._held), bytearray()
         ending = FINISHED
         try:
-            with metrics.open.track_inprogress(), watch.guard(sock):
+            with metrics.open.track_inprogress():
                 await bridge.run(held)
             sock.close()
         except (TransportError, OSError, CancelledError) as error:
@@ -261,6 +262,6 @@ def _ending(error: BaseException, side: Side) -> Ending:
         case Closed():
             return Ending(ErrorCode.LEG_LOST, f"relay: {error}")
         case OSError():
-            return Ending(ErrorCode.CANCELLED, f"{side}: {error.strerror or error}")
+            return Ending(ErrorCode.CANCELLED, f"{side}: {fault(error)}")
         case _:
             return Ending(ErrorCode.DRAIN, "the agent stops")

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future, TaskGroup
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -54,11 +54,18 @@ _REFUSALS = frozenset({ErrorCode.DENIED, ErrorCode.PROTOCOL, ErrorCode.REPLACED}
 Ready = orp.StreamReady | Closed
 """What whoever waits for STREAM_READY gets."""
 
-Take = Callable[["Session", Stream], None]
-"""Takes a stream that the relay opened; it must not wait."""
 
-Register = Callable[["Session"], Awaitable[None]]
-"""Registers what the agent exposes, however many tries that needs."""
+class Owner(Protocol):
+    """Whose session it is. None of it may wait, but for ``register``."""
+
+    def take(self, session: Session, stream: Stream) -> None:
+        """Serve a stream that the relay opened."""
+
+    async def register(self, session: Session) -> None:
+        """Register what the agent exposes, however many tries that needs."""
+
+    def over(self, session: Session) -> None:
+        """The session takes no new streams; called at least once, before anybody can notice."""
 
 
 class Session:
@@ -71,12 +78,14 @@ class Session:
         writer: FrameWriter,
         features: frozenset[str],
         limits: Limits,
+        owner: Owner,
     ) -> None:
         self.connection = connection
         self.features = features
         self._reader = reader
         self._writer = writer
         self._limits = limits
+        self._owner = owner
         self._ended: Closed | None = None
         self._over = asyncio.Event()
         self._streams: dict[int, list[Future[Ready]]] = {}
@@ -84,7 +93,9 @@ class Session:
         self._skipped: set[int] = set()
 
     @classmethod
-    async def start(cls, connection: Connection, hello: orp.Hello, limits: Limits) -> Session:
+    async def start(
+        cls, connection: Connection, hello: orp.Hello, limits: Limits, owner: Owner
+    ) -> Session:
         """Say HELLO on a new connection; it is closed when the relay does not agree.
 
         Raises:
@@ -107,20 +118,20 @@ class Session:
         except BaseException:
             connection.close()
             raise
-        return cls(connection, reader, writer, frozenset(ack.accepted_features), limits)
+        return cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
 
     @property
     def is_plain(self) -> bool:
         """Whether the relay has none of our features."""
         return not self.features
 
-    async def run(self, take: Take, register: Register) -> None:
+    async def run(self) -> None:
         """Serve the connection until it ends; cancelled, it closes it."""
         try:
             async with TaskGroup() as group:
                 spawn(group, self._control(), name="agent: control stream")
-                spawn(group, self._accept(take), name="agent: incoming streams")
-                await register(self)
+                spawn(group, self._accept(), name="agent: incoming streams")
+                await self._owner.register(self)
         except* Closed as errors:
             self._end(cause_of(errors))
         except* (ProtocolError, Reset) as errors:
@@ -174,6 +185,7 @@ class Session:
     def retire(self) -> None:
         """Take no new streams; the connection is closed when the last one has ended."""
         self._over.set()
+        self._owner.over(self)
         self._close_when_unused()
 
     def _close_when_unused(self) -> None:
@@ -213,9 +225,9 @@ class Session:
         if DEREGISTER in self.features:
             await self._writer.send(FrameType.DEREGISTER, orp.Register(service_name=service))
 
-    async def _accept(self, take: Take) -> None:
+    async def _accept(self) -> None:
         while True:
-            take(self, await self.connection.accept_stream())
+            self._owner.take(self, await self.connection.accept_stream())
 
     async def _control(self) -> None:
         while (frame := await self._reader.next_frame()) is not None:
@@ -258,6 +270,7 @@ class Session:
             for answer in carried:
                 _tell(answer, self._ended)
         self._over.set()
+        self._owner.over(self)
 
 
 def _tell(answer: Future[_Answer], value: _Answer) -> None:

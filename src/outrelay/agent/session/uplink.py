@@ -19,7 +19,7 @@ from typing import Never
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions
 from outrelay.agent.session.registration import register_all
-from outrelay.agent.session.session import CAPABILITIES, Session, Take
+from outrelay.agent.session.session import CAPABILITIES, Session
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
@@ -32,7 +32,7 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.observe import logs
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import spawn
-from outrelay.lib.transport.carrier import Address, Connection, Dialer
+from outrelay.lib.transport.carrier import Address, Connection, Dialer, Stream
 from outrelay.lib.transport.dial import Attempt, Backoff, dial, race
 from outrelay.lib.values import address_text
 
@@ -103,7 +103,7 @@ class Uplink:
         identity: Identity,
         instance: bytes,
         dialer: Dialer,
-        take: Take,
+        take: Callable[[Session, Stream], None],
         is_busy: Callable[[], bool],
     ) -> None:
         self._options = options
@@ -115,7 +115,7 @@ class Uplink:
             instance=instance,
         )
         self._dialer = dialer
-        self._take = take
+        self.take = take
         self._is_busy = is_busy
         self._backoff = Backoff(immediate=True)
         self._patience = DIAL_FIRST
@@ -135,8 +135,7 @@ class Uplink:
         async with TaskGroup() as group:
             while True:
                 link, session = await self._connect()
-                work = session.run(self._take, self._register)
-                spawn(group, work, name="agent: session")
+                spawn(group, session.run(), name="agent: session")
                 await self._use(link, session)
 
     async def session(self) -> Session:
@@ -175,7 +174,7 @@ class Uplink:
                 link = await race(self._tiers())
                 self._avoided = link.endpoint  # until it has answered HELLO
                 limits = self._options.limits
-                session = await Session.start(link.connection, self._hello, limits)
+                session = await Session.start(link.connection, self._hello, limits, self)
             except Refused as refused:
                 self._patience = min(2 * self._patience, DIAL_MOST)
                 self._judge(refused)
@@ -229,9 +228,6 @@ class Uplink:
             log.info("connecting again, a plain relay may have dropped our registration")
             link.close()
             closed = None
-        finally:
-            self._session = None
-            self._up.clear()
         if loop.time() - since >= STEADY:
             self._backoff.reset()
         if closed:
@@ -259,7 +255,14 @@ class Uplink:
             return None
         return lost.forgets_at if asyncio.get_running_loop().time() < lost.forgets_at else None
 
-    async def _register(self, session: Session) -> None:
+    def over(self, session: Session) -> None:
+        """See ``session.Owner``."""
+        if self._session is session:
+            self._session = None
+            self._up.clear()
+
+    async def register(self, session: Session) -> None:
+        """See ``session.Owner``."""
         await register_all(session, self._options.expose, self._identity)
         if not self._was_ready:
             self._was_ready = True
