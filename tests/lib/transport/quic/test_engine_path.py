@@ -1,0 +1,221 @@
+"""The path: how large datagrams may be, and what happens when it moves or goes dark.
+
+Source: RFC 8899, RFC 9000 sections 9 and 14; protocol.md section 1.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from outrelay.lib.transport.quic.engine import DATAGRAM_SIZES
+from tests.lib.transport.quic.engines import agent, relay
+from tests.support.virtual_quic import Datagram, End, Network, Path, Sink, Source
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def ends(network: Network) -> tuple[End, End]:
+    return network.connect(network.host(agent()), network.host(relay()))
+
+
+def payload(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def full_size(end: End) -> int:
+    """The size of the largest datagram of many sent since the last look."""
+    sizes = end.host.sent_sizes
+    largest = max(size for size in sizes if sizes.count(size) > len(sizes) // 4)
+    sizes.clear()
+    return largest
+
+
+# Size
+
+
+def test_datagrams_start_at_1200_bytes(network: Network) -> None:
+    largest: list[int] = []
+    client, server = network.host(agent()), network.host(relay())
+    for host in (client, server):
+        host.listeners.append(lambda _, host=host: largest.append(max(host.sent_sizes)))  # type: ignore[misc]
+    network.connect(client, server)
+
+    assert largest == [1200, 1200]
+
+
+def test_probes_raise_the_size_to_the_largest(network: Network, ends: tuple[End, End]) -> None:
+    network.run_for(2.0)
+    for source, target in (ends, ends[::-1]):
+        source.host.sent_sizes.clear()
+        assert network.transfer(source, target, payload(MIB)) == payload(MIB)
+        assert full_size(source) == DATAGRAM_SIZES[-1]
+
+
+@pytest.mark.parametrize(("mtu", "found"), [(1200, 1200), (1279, 1200), (1399, 1280), (1451, 1400)])
+def test_the_size_is_the_largest_that_passes(mtu: int, found: int) -> None:
+    network = Network(path=Path(mtu=mtu))
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+    network.run_for(8.0)
+    near.host.sent_sizes.clear()
+
+    assert network.transfer(near, far, payload(MIB)) == payload(MIB)
+    assert full_size(near) == found
+    assert near.host.sent_sizes.count(1452) == 0
+
+
+def test_a_larger_size_may_be_configured(network: Network) -> None:
+    sizes = (*DATAGRAM_SIZES, 4000)
+    near, far = network.connect(
+        network.host(agent(datagram_sizes=sizes)), network.host(relay(datagram_sizes=sizes))
+    )
+    network.run_for(2.0)
+    near.host.sent_sizes.clear()
+    assert network.transfer(near, far, payload(MIB)) == payload(MIB)
+
+    assert full_size(near) == 4000
+
+
+def test_a_path_that_drops_probes_is_left_alone(network: Network) -> None:
+    network.path = Path(mtu=1200)
+    near, _ = network.connect(network.host(agent()), network.host(relay()))
+    for _ in range(40):
+        network.run_for(3.0)
+        near.ping()
+
+    assert near.host.sent_sizes.count(1280) == 3
+
+
+def test_the_search_begins_again_some_day(network: Network) -> None:
+    network.path = Path(mtu=1200)
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+    for _ in range(250):
+        network.run_for(3.0)
+        near.ping()
+        network.path = Path()
+    near.host.sent_sizes.clear()
+
+    assert network.transfer(near, far, payload(MIB)) == payload(MIB)
+    assert full_size(near) == 1452
+
+
+@pytest.mark.parametrize("mtu", [1200, 1300])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_path_that_begins_to_drop_large_datagrams_is_survived(
+    network: Network, ends: tuple[End, End], mtu: int, direction: str
+) -> None:
+    source, target = ends if direction == "up" else ends[::-1]
+    network.run_for(2.0)
+    stream = source.must_open()
+    sink = Sink(target, stream)
+    Source(source, stream, payload(2 * MIB))
+    network.run(lambda: len(sink.data) > MIB // 2)
+    assert full_size(source) == 1452
+
+    network.path = Path(mtu=mtu)
+    network.run(lambda: sink.finished, within=20)
+    assert sink.data == payload(2 * MIB)
+    source.host.sent_sizes.clear()
+    assert network.transfer(source, target, payload(MIB)) == payload(MIB)
+    assert full_size(source) <= mtu
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_transfer_survives_a_change_of_the_clients_address(
+    network: Network, ends: tuple[End, End], direction: str
+) -> None:
+    near, far = ends
+    source, target = ends if direction == "up" else ends[::-1]
+    stream = source.must_open()
+    sink = Sink(target, stream)
+    Source(source, stream, payload(2 * MIB))
+    for part in range(1, 4):
+        network.run(lambda part=part: len(sink.data) > part * MIB // 2, within=20)  # type: ignore[misc]
+        network.move(near.host)
+        near.ping()
+    network.run(lambda: sink.finished, within=20)
+
+    assert sink.data == payload(2 * MIB)
+    assert far.host.engine.address(far.number) == near.host.address
+
+
+def test_the_other_end_knows_the_new_address(network: Network, ends: tuple[End, End]) -> None:
+    near, far = ends
+    before = near.host.address
+    network.move(near.host)
+    assert far.host.engine.address(far.number) == before
+    near.ping()
+    network.run_for(1.0)
+
+    assert far.host.engine.address(far.number) == near.host.address != before
+    assert network.transfer(far, near, payload(MIB)) == payload(MIB)
+
+
+def test_a_packet_repeated_from_elsewhere_moves_nothing(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    near, far = ends
+    thief = network.host(agent())
+    seen = network.watch()
+    near.ping()
+    network.run_for(1.0)
+    for datagram in seen.copy():
+        network.send(datagram._replace(source=thief.address))
+    network.run_for(1.0)
+
+    assert far.host.engine.address(far.number) == near.host.address
+    assert not thief.log
+
+
+def test_a_packet_overtaken_from_elsewhere_does_not_keep_the_connection(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    """Somebody on the path forwards a client's packets faster, from another address."""
+    near, far = ends
+    thief = network.host(agent())
+
+    def steal(datagram: Datagram) -> bool:
+        if datagram.source == near.host.address:
+            network.passes = lambda _: True
+            network.send(datagram._replace(source=thief.address))
+            return False
+        return True
+
+    network.passes = steal
+    near.ping()
+    network.run_for(3.0)
+    near.ping()
+    network.run_for(1.0)
+
+    assert far.host.engine.address(far.number) == near.host.address
+    assert network.transfer(far, near, payload(MIB)) == payload(MIB)
+
+
+# Darkness
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 5.0])
+def test_a_transfer_goes_on_after_a_pause_of_the_path(
+    network: Network, ends: tuple[End, End], seconds: float
+) -> None:
+    near, far = ends
+    stream = near.must_open()
+    sink = Sink(far, stream)
+    Source(near, stream, payload(2 * MIB))
+    network.run(lambda: len(sink.data) > MIB // 2)
+
+    network.passes = lambda _: False
+    network.run_for(seconds)
+    network.passes = lambda _: True
+    network.run(lambda: sink.finished, within=20)
+    assert sink.data == payload(2 * MIB)
