@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -22,6 +22,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import (
+    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
     QuicProtocolVersion,
@@ -30,10 +31,12 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from outrelay.lib.identity.certs import Credentials
+from outrelay.lib.transport.quic.engine import STREAM_WINDOW, STREAMS
 from tests.support.impair import Address, UdpPort
 
 ALPN = "orp/1"
 INITIAL_SIZE = 1200
+_LIMITLESS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,28 +55,32 @@ class Outcome:
 
 
 class RawPeer:
-    """One aioquic connection on its own socket; make it with ``raw_client`` or ``raw_server``.
+    """One aioquic connection on its own socket; see ``raw_client`` and ``raw_server``.
 
     Args:
         host: An address whose host the socket binds.
         configuration: aioquic's; a server's needs a certificate.
     """
 
+    core: QuicConnection
+
     def __init__(self, host: Address, configuration: QuicConfiguration) -> None:
-        self.port = UdpPort(host, self._received)
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._configuration = configuration
         self._loop = asyncio.get_running_loop()
-        self._core: QuicConnection | None = None
+        self.port = UdpPort(host, self._received)
+        self.outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        """Of the handshake."""
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        """The error code of the CONNECTION_CLOSE, or of the lack of one."""
+        self._configuration = configuration
         self._timer: asyncio.TimerHandle | None = None
 
     def dial(self, address: Address, *, shows_nothing: bool = False) -> None:
         """Begin a handshake as client; without even an empty certificate if asked to."""
-        self._core = QuicConnection(configuration=self._configuration)
-        self._core.connect(address, now=self._loop.time())
+        self.core = QuicConnection(configuration=self._configuration)
+        self.core.connect(address, now=self._loop.time())
         if shows_nothing:
-            self._core.tls.__class__ = _ShowsNothing
-        self._pump()
+            self.core.tls.__class__ = _ShowsNothing
+        self.pump()
 
     def close(self) -> None:
         """Vanish, without a word to the peer."""
@@ -81,35 +88,34 @@ class RawPeer:
             self._timer.cancel()
         self.port.close()
 
-    def _received(self, data: bytes, sender: Address) -> None:
-        if self._core is None:
-            self._core = QuicConnection(
-                configuration=self._configuration,
-                original_destination_connection_id=data[6 : 6 + data[5]],
-            )
-        self._core.receive_datagram(data, sender, now=self._loop.time())
-        self._pump()
-
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Send what is due, look what has happened, arm the timer."""
-        assert self._core
-        for data, address in self._core.datagrams_to_send(now=self._loop.time()):
+        for data, address in self.core.datagrams_to_send(now=self._loop.time()):
             self.port.send(data, address)
-        while (event := self._core.next_event()) is not None:
+        while (event := self.core.next_event()) is not None:
             if isinstance(event, ConnectionTerminated):
                 alert = event.error_code - 0x100 if event.error_code >= 0x100 else None
                 self._end(Outcome(confirmed=False, alert=alert, reason=event.reason_phrase))
-        if self._core._handshake_confirmed:
+                self.ended.set_result(event.error_code)
+        if self.core._handshake_confirmed:
             self._end(Outcome(confirmed=True))
         if self._timer:
             self._timer.cancel()
-        when = self._core.get_timer()
+        when = self.core.get_timer()
         self._timer = self._loop.call_at(when, self._due) if when is not None else None
 
+    def _received(self, data: bytes, sender: Address) -> None:
+        if not hasattr(self, "core"):
+            self.core = QuicConnection(
+                configuration=self._configuration,
+                original_destination_connection_id=data[6 : 6 + data[5]],
+            )
+        self.core.receive_datagram(data, sender, now=self._loop.time())
+        self.pump()
+
     def _due(self) -> None:
-        assert self._core
-        self._core.handle_timer(now=self._loop.time())
-        self._pump()
+        self.core.handle_timer(now=self._loop.time())
+        self.pump()
 
     def _end(self, outcome: Outcome) -> None:
         if not self.outcome.done():
@@ -164,14 +170,15 @@ class _ShowsNothing(tls.Context):
         self._certificate_request = None
 
 
-async def handshake(
+@asynccontextmanager
+async def raw_client(
     address: Address,
     *,
     credentials: Credentials | None = None,
     alpn: Sequence[str] = (ALPN,),
     shows_nothing: bool = False,
-) -> Outcome:
-    """Dial ``address`` as a client without scruples.
+) -> AsyncIterator[RawPeer]:
+    """A client without scruples, whose handshake with ``address`` is over, either way.
 
     Args:
         address: A listener.
@@ -182,7 +189,8 @@ async def handshake(
     peer = RawPeer(address, _configuration(credentials, alpn, is_client=True))
     try:
         peer.dial(address, shows_nothing=shows_nothing)
-        return await peer.outcome
+        await peer.outcome
+        yield peer
     finally:
         peer.close()
 
@@ -272,6 +280,49 @@ def tls12_client_hello() -> bytes:
     body += b"\x00\x04\xc0\x2b\xc0\x2f"  # ECDHE with AES-128-GCM, ECDSA and RSA
     body += b"\x01\x00"  # no compression; no extensions follow
     return b"\x01" + len(body).to_bytes(3, "big") + body
+
+
+def _overrun_a_stream(core: QuicConnection) -> None:
+    core._remote_max_data = _LIMITLESS
+    core.send_stream_data(0, bytes(STREAM_WINDOW + 1))
+    core._streams[0].max_stream_data_remote = _LIMITLESS
+    core._loss._cc.congestion_window = _LIMITLESS
+
+
+def _open_too_many_streams(core: QuicConnection) -> None:
+    core._remote_max_streams_bidi = _LIMITLESS
+    for number in range(STREAMS + 1):
+        core.send_stream_data(4 * number, b"x")
+
+
+def _open_a_one_way_stream(core: QuicConnection) -> None:
+    core._remote_max_streams_uni = 1
+    core._remote_max_stream_data_uni = _LIMITLESS
+    core.send_stream_data(2, b"x")
+
+
+def _answer_what_was_not_asked(core: QuicConnection) -> None:
+    core._is_client = False  # else it would not let us
+    core.send_stream_data(1, b"x")
+    core._is_client = True
+
+
+CRIMES: dict[str, tuple[Callable[[QuicConnection], None], int]] = {
+    "more data than the stream has credit": (
+        _overrun_a_stream,
+        QuicErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "more streams than there is credit": (
+        _open_too_many_streams,
+        QuicErrorCode.STREAM_LIMIT_ERROR,
+    ),
+    "a one-way stream": (_open_a_one_way_stream, QuicErrorCode.STREAM_LIMIT_ERROR),
+    "data on a stream never opened": (
+        _answer_what_was_not_asked,
+        QuicErrorCode.STREAM_STATE_ERROR,
+    ),
+}
+"""What a peer may not do once it is connected, and the error that must end it."""
 
 
 def _configuration(

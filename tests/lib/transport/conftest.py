@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.lib.transport.carriers import HARNESSES, Harness, Pair
+from tests.lib.transport.carriers import HARNESSES, Harness, Pair, QuicHarness
 
 
 @pytest.fixture(params=HARNESSES)
@@ -21,3 +21,11 @@ async def carrier(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
 async def pair(carrier: Harness) -> Pair:
     """A connection from end to end."""
     return await carrier.connect()
+
+
+@pytest.fixture
+async def quic() -> AsyncIterator[QuicHarness]:
+    """The QUIC carrier, for what only it does."""
+    harness = QuicHarness()
+    yield harness
+    await harness.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -133,13 +132,6 @@ async def check_credit(pair: Pair, carrier: Harness) -> None:
 async def test_streams_end_in_every_way_at_once(pair: Pair, carrier: Harness, seed: int) -> None:
     await mix(pair, seed, STREAMS)
     await check_credit(pair, carrier)
-
-
-@pytest.fixture
-async def quic() -> AsyncIterator[QuicHarness]:
-    harness = QuicHarness()
-    yield harness
-    await harness.close()
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])

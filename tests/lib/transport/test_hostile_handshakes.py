@@ -26,9 +26,9 @@ from tests.lib.transport.carriers import LOOPBACK, PKI, join
 from tests.support.hostile_quic import (
     Hello,
     Prober,
-    handshake,
     initial,
     is_retry,
+    raw_client,
     raw_server,
     tls12_client_hello,
 )
@@ -189,7 +189,8 @@ async def test_a_client_without_certificate_is_refused(
     ground: Ground, *, shows_nothing: bool
 ) -> None:
     listener = await ground.listen()
-    outcome = await handshake(listener.address, shows_nothing=shows_nothing)
+    async with raw_client(listener.address, shows_nothing=shows_nothing) as client:
+        outcome = client.outcome.result()
     assert not outcome.confirmed
     assert outcome.alert == (10 if shows_nothing else 116)  # unexpected_message
     [(_, reason)] = ground.refusals
@@ -219,8 +220,8 @@ async def test_the_listener_refuses_another_alpn(ground: Ground) -> None:
 
 async def test_no_alpn_at_all_is_refused(ground: Ground) -> None:
     listener = await ground.listen()
-    outcome = await handshake(listener.address, credentials=PKI.agent(), alpn=())
-    assert not outcome.confirmed
+    async with raw_client(listener.address, credentials=PKI.agent(), alpn=()) as client:
+        assert not client.outcome.result().confirmed
     await ground.check_serves(listener)
 
 

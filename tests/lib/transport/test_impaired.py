@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,13 +13,6 @@ from tests.lib.transport.streams import MIB, exchange, read_exactly, round_trips
 from tests.support.impair import Impairment
 
 KIB = 1 << 10
-
-
-@pytest.fixture
-async def quic() -> AsyncIterator[QuicHarness]:
-    harness = QuicHarness()
-    yield harness
-    await harness.close()
 
 
 @pytest.mark.both_loops
