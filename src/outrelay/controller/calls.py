@@ -147,8 +147,10 @@ def _unary(calls: Calls, method: str, behaviour: _Function, decode: _Function) -
 
 def _stream_in(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:
     async def stream_in(requests: AsyncIterator[bytes], context: Context) -> object:
-        decoded = (decode(request) async for request in requests)
-        return await calls.serve(method, context, lambda: behaviour(decoded, context))
+        def work() -> Any:
+            return behaviour((decode(request) async for request in requests), context)
+
+        return await calls.serve(method, context, work)
 
     return stream_in
 
