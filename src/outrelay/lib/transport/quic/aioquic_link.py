@@ -142,6 +142,7 @@ class Link:
     def _reset_received(self, record: StreamRecord, code: int) -> None:
         record.buffer.clear()
         record.read_done = True
+        self.core.readable.discard(record)
         if not record.stopped:
             self._say(EventKind.RESET, record.id, code)
         self.core.release_if_done(record)

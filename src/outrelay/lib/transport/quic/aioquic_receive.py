@@ -132,7 +132,7 @@ class ReceivingConnection(QuicConnection):
 
     def _take_frames(self, context: QuicReceiveContext, payload: bytes) -> bool:
         """Handle the frames; True when one of them asks for an acknowledgement."""
-        if payload[0] in _STREAM_FRAMES and self._take_only_stream(payload):
+        if payload and payload[0] in _STREAM_FRAMES and self._take_only_stream(payload):
             return True
         try:
             return bool(self._payload_received(context, payload)[0])

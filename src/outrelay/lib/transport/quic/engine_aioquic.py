@@ -17,6 +17,7 @@ import logging
 import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime
+from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
@@ -188,17 +189,21 @@ class AioquicEngine:
         out = self._strangers.take_answers()
         touched, self._touched = self._touched, {}
         for link in touched.values():
-            try:
-                datagrams = link.core.datagrams_to_send(now)
-            except Exception as error:  # noqa: BLE001 - see _feed
-                self._broken(link, error)
-                datagrams = []
+            datagrams = self._datagrams(link, now)
             out += segment(datagrams)
             self._collect(link)
             if link.core.more or (datagrams and not link.ended):
                 self._touched[link.number] = link
             self._schedule(link)
         return out
+
+    def _datagrams(self, link: Link, now: float) -> list[tuple[bytes, Any]]:
+        for _ in range(2):  # the second time for the close, when the first one failed
+            try:
+                return link.core.datagrams_to_send(now)
+            except Exception as error:  # noqa: BLE001 - see _feed
+                self._broken(link, error)
+        return []
 
     # Time
 

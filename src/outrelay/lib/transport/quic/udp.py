@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 
 from outrelay.lib.transport.carrier import Address
@@ -25,7 +26,9 @@ BUFFER_SIZE = 4 << 20
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
-_NO_SEGMENTS = (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+_NO_SEGMENTS = (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+_TOO_LARGE = (errno.EMSGSIZE, errno.EINVAL)  # kernels before 6.14 say EINVAL
+_COST_OF_ERROR = 4096  # of the receive budget: an error that stays must not hold up the loop
 _MAPPED = "::ffff:"
 
 
@@ -64,6 +67,7 @@ class UdpSocket:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # an ICMP error an earlier send brought: the engine's timers judge
+                budget -= _COST_OF_ERROR
                 continue
             segment_size = _segment_size(ancillary) if ancillary else 0
             budget -= size
@@ -74,30 +78,37 @@ class UdpSocket:
 
         Anything else that keeps a datagram from leaving counts as its loss.
         """
-        buffers = transmit.buffers
         target = self._target(transmit.address)
-        if len(buffers) == 1:
-            return self._send(buffers, [], target)
-        if self._sends_batches:
-            ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
-            return self._send(buffers, ancillary, target)
-        return all(self._send([buffer], [], target) for buffer in buffers)
+        if len(transmit.buffers) > 1 and self._sends_batches:
+            sent = self._send_batch(transmit, target)
+            if sent is not None:
+                return sent
+        return all(self._send(buffer, target) for buffer in transmit.buffers)
 
-    def _send(
-        self,
-        buffers: object,
-        ancillary: list[tuple[int, int, bytes]],
-        target: tuple[str, int],
-    ) -> bool:
+    def _send_batch(self, transmit: Transmit, target: Address) -> bool | None:
+        """True or False as ``send``; None when the kernel wants them one by one."""
+        ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
         try:
-            self._socket.sendmsg(buffers, ancillary, 0, target)  # type: ignore[arg-type]
+            self._socket.sendmsg(transmit.buffers, ancillary, 0, target)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            if ancillary and error.errno in _NO_SEGMENTS:
+            if error.errno in _NO_SEGMENTS:
                 _log.info("the kernel takes no datagram batches: %s", error)
                 self._sends_batches = False
-            elif error.errno != errno.EMSGSIZE:  # which a path size probe may bring
+                return None
+            if error.errno in _TOO_LARGE:  # for this path; each learns its own fate
+                return None
+            _log.debug("datagram not sent: %s", error)
+        return True
+
+    def _send(self, datagram: bytes, target: Address) -> bool:
+        try:
+            self._socket.sendmsg([datagram], [], 0, target)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # which a path size probe may bring
                 _log.debug("datagram not sent: %s", error)
         return True
 
@@ -157,7 +168,7 @@ def _try(sock: socket.socket, level: int, option: int, value: int) -> bool:
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
     for level, kind, data in ancillary:
         if level == _SOL_UDP and kind == _UDP_GRO:
-            return int.from_bytes(data[:4], "little")
+            return int.from_bytes(data[:4], sys.byteorder)
     return 0
 
 
