@@ -7,6 +7,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
+from outrelay.agent import sockets
 from outrelay.agent.sockets import abort, listen, prepare
 
 HOST = "127.0.0.1"
@@ -71,10 +72,7 @@ class Tcp:
 
 async def connect(port: int) -> Tcp:
     """An application's connection to the agent."""
-    sock = socket.socket()
-    prepare(sock)
-    await asyncio.get_running_loop().sock_connect(sock, (HOST, port))
-    return Tcp(sock)
+    return Tcp(await sockets.connect((HOST, port)))
 
 
 class Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import select
 
 import pytest
 
@@ -11,8 +12,9 @@ from outrelay.agent.bridge import Bridge
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.identity.uri import Role
-from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.carrier import WRITE_BUFFER, Stream
 from outrelay.lib.transport.memory import MemoryNetwork
+from outrelay.lib.transport.pipe import WINDOW
 from tests.agent.place import AGENT, RELAY, SERVICE, Place
 from tests.agent.tcp import Backend, Tcp, connect
 from tests.support.relay_peer import Opened, read_all, read_exactly, reset_code
@@ -198,8 +200,8 @@ async def test_megabytes_pass_both_ways_at_once(place: Place) -> None:
         await place.seen.wait("stream ended", bytes_up=len(data), bytes_down=len(data))
 
 
-async def test_an_rst_that_others_were_told_of_is_no_end_of_file() -> None:
-    """The watch takes the socket's error just before the bridge reads from it."""
+async def test_an_rst_that_the_watch_was_told_of_is_no_end_of_file() -> None:
+    """It takes the socket's error just before the upload, stalled so far, reads again."""
     watch = AbortWatch()
     near, far = await two_ends()
     with Backend() as backend, await connect(backend.port) as app, await backend.accept() as ours:
@@ -207,14 +209,31 @@ async def test_an_rst_that_others_were_told_of_is_no_end_of_file() -> None:
             ours.sock, near, watch, on_fin=fail, on_sent=lambda _: None, on_received=lambda _: None
         )
         running = asyncio.get_running_loop().create_task(bridge.run(b""))
-        await app.send(b"half")
-        assert await read_exactly(far, 4) == b"half"
+        await app.send(bytes(WINDOW + WRITE_BUFFER))
+        await turns()
+        await app.send(b"more")
+        await turns()
+        assert bridge.sent == WINDOW + WRITE_BUFFER
+        assert not unread(ours)
         app.reset()
+        await far.read(65536)
         watch._look()
         with pytest.raises(ConnectionResetError):
             await running
     assert not bridge.finished
     watch.close()
+
+
+async def turns() -> None:
+    """Let everybody do what can be done without waiting."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def unread(tcp: Tcp) -> bool:
+    """Whether the kernel holds bytes that have arrived."""
+    readable, _, _ = select.select([tcp.sock], [], [], 0)
+    return bool(readable)
 
 
 async def two_ends() -> tuple[Stream, Stream]:

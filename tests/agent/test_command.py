@@ -1,0 +1,137 @@
+"""The command line of outrelay-agent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from outrelay.agent.command import main
+from outrelay.agent.options import AgentOptions, Consume, Expose
+from outrelay.lib import options as lib_options
+from tests.support.pki import TestPki, save, save_trust
+
+FILES = ("--cert", "agent.pem", "--key", "agent.key", "--ca", "ca.pem")
+PKI = TestPki()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentOptions]:
+    """The options of agents that would have been started."""
+    seen: list[AgentOptions] = []
+
+    def serve(
+        component: str, run: Callable[..., Awaitable[None]], *, log_format: str, log_level: str
+    ) -> None:
+        assert component == "agent"
+        seen.append(run.args[0])  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(lib_options, "serve", serve)
+    return seen
+
+
+def invoke(*args: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, args, env=env)
+
+
+@pytest.mark.parametrize("subcommand", [(), ("run",)])
+def test_defaults(started: list[AgentOptions], subcommand: tuple[str, ...]) -> None:
+    assert invoke(*subcommand, *FILES).exit_code == 0
+    assert started == [
+        AgentOptions(
+            relays=(("127.0.0.1", 7443),),
+            cert=Path("agent.pem"),
+            key=Path("agent.key"),
+            ca=Path("ca.pem"),
+        )
+    ]
+
+
+def test_every_flag(started: list[AgentOptions]) -> None:
+    result = invoke(
+        "run",
+        *FILES,
+        *("--relay", "r1:7443,r2:7443", "--relay", "[::1]:7443"),
+        *("--uri", "outrelay://acme/agent/x", "--server-name", "relay.example"),
+        *("--expose", "db=127.0.0.1:5432", "--expose", "web=localhost:80,cache=localhost:81"),
+        *("--expose-service", "mail", "--expose-target", "localhost:25"),
+        *("--consume", "api@127.0.0.1:8080", "--intercept", "explicit"),
+        *("--drain", "1m", "--max-streams", "7"),
+    )
+    assert result.exit_code == 0, result.output
+    (options,) = started
+    assert options == AgentOptions(
+        relays=(("r1", 7443), ("r2", 7443), ("::1", 7443)),
+        cert=Path("agent.pem"),
+        key=Path("agent.key"),
+        ca=Path("ca.pem"),
+        uri="outrelay://acme/agent/x",
+        expose=(
+            Expose(service="db", target=("127.0.0.1", 5432)),
+            Expose(service="web", target=("localhost", 80)),
+            Expose(service="cache", target=("localhost", 81)),
+            Expose(service="mail", target=("localhost", 25)),
+        ),
+        consume=(Consume(service="api", bind=("127.0.0.1", 8080)),),
+        server_name="relay.example",
+        drain=60.0,
+        max_streams=7,
+    )
+
+
+def test_flags_are_environment_variables(started: list[AgentOptions]) -> None:
+    env = {
+        "OUTRELAY_AGENT_RELAY": "r1:7443,r2:7443",
+        "OUTRELAY_AGENT_CONSUME": "db@127.0.0.1:1",
+        "OUTRELAY_AGENT_EXPOSE_SERVICE": "web",
+        "OUTRELAY_AGENT_EXPOSE_TARGET": "127.0.0.1:80",
+    }
+    assert invoke(*FILES, env=env).exit_code == 0
+    (options,) = started
+    assert options.relays == (("r1", 7443), ("r2", 7443))
+    assert options.consume == (Consume(service="db", bind=("127.0.0.1", 1)),)
+    assert options.expose == (Expose(service="web", target=("127.0.0.1", 80)),)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("--expose", "db"), 2, "write it like db=127.0.0.1:5432"),
+        (("--consume", "db"), 2, "write it like db@127.0.0.1:5432"),
+        (("--relay", "nowhere"), 2, "write it like 127.0.0.1:7443"),
+        (("--max-streams", "0"), 2, "--max-streams"),
+        (("--intercept", "tproxy"), 2, "--intercept"),
+        (("enroll",), 2, "'enroll' is not 'run'"),
+        (("--expose-service", "db"), 78, "give both, or --expose NAME=HOST:PORT"),
+        (("--expose-target", "localhost:1"), 78, "give both, or --expose NAME=HOST:PORT"),
+        (("--expose", "db=a:1,db=b:2"), 78, "db is exposed twice"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    started: list[AgentOptions], args: tuple[str, ...], code: int, says: str
+) -> None:
+    result = invoke(*FILES, *args)
+    assert result.exit_code == code
+    assert says in result.output.splitlines()[-1]
+    assert started == []
+
+
+def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None:
+    text = invoke("--help").output
+    assert "--expose db=127.0.0.1:5432" in text
+    for line in text.partition("Examples:")[2].replace("\\\n", "").splitlines():
+        words = line.split()
+        if words and words[0] == "outrelay-agent":
+            assert invoke(*words[1:]).exit_code == 0
+    assert len(started) == 2
+
+
+def test_check(tmp_path: Path) -> None:
+    files, ca = save(PKI.agent(), tmp_path / "agent"), save_trust(PKI.trust, tmp_path / "ca.pem")
+    args = ("--cert", str(files.cert), "--key", str(files.key), "--ca", str(ca))
+    assert invoke(*args, "--check").exit_code == 0
+    result = invoke(*args, "--uri", "outrelay://acme/agent/other", "--check")
+    assert result.exit_code == 78
+    assert "--uri outrelay://acme/agent/other: is not the identity in" in result.output

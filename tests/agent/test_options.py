@@ -1,0 +1,82 @@
+"""How options are written, and what contradicts itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from outrelay.agent.options import Consume, Expose, parse_consume, parse_expose, parse_service
+from outrelay.lib.errors import ConfigError
+from tests.agent.place import OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "service", "target"),
+    [
+        ("db=127.0.0.1:5432", "db", ("127.0.0.1", 5432)),
+        ("a=b=db.internal:5432", "a=b", ("db.internal", 5432)),
+        ("db=[::1]:5432", "db", ("::1", 5432)),
+    ],
+)
+def test_expose(text: str, service: str, target: tuple[str, int]) -> None:
+    assert parse_expose(text) == Expose(service=service, target=target)
+
+
+@pytest.mark.parametrize(
+    ("text", "service", "bind"),
+    [
+        ("db@127.0.0.1:15432", "db", ("127.0.0.1", 15432)),
+        ("a@b@localhost:1", "a@b", ("localhost", 1)),
+        ("db@[::1]:0", "db", ("::1", 0)),
+    ],
+)
+def test_consume(text: str, service: str, bind: tuple[str, int]) -> None:
+    consume = Consume(service=service, bind=bind)
+    assert parse_consume(text) == consume
+    assert str(consume) == f"--consume {text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("db", "names no target; write it like db=127.0.0.1:5432"),
+        ("db=", "is not an address; write it like"),
+        ("db=5432", "is not an address"),
+        ("=127.0.0.1:1", "cannot name a service"),
+        ("a/b=127.0.0.1:1", "cannot name a service"),
+    ],
+)
+def test_a_wrong_expose_says_how_to_write_it(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_expose(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("db", "has no address to listen on; write it like db@127.0.0.1:5432"),
+        ("db@127.0.0.1", "is not an address"),
+        ("@127.0.0.1:1", "cannot name a service"),
+    ],
+)
+def test_a_wrong_consume_says_how_to_write_it(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_consume(text)
+
+
+@pytest.mark.parametrize("name", ["db", "!", "~", "a" * 255, "db.eu-1:x,y"])
+def test_names(name: str) -> None:
+    assert parse_service(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a" * 256, "ä", "a\n", "\x7f", "\x1f"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a service"):
+        parse_service(name)
+
+
+def test_a_service_has_one_target() -> None:
+    twice = (Expose(service="db", target=("a", 1)), Expose(service="db", target=("b", 2)))
+    with pytest.raises(ConfigError, match="--expose: db is exposed twice"):
+        replace(OPTIONS, expose=twice)
