@@ -20,7 +20,7 @@ from tests.support.impair import Impairment
 
 pytestmark = pytest.mark.both_loops
 
-STREAMS = 120
+STREAMS = 80
 STOPPED, RESET = ErrorCode.DENIED, ErrorCode.LIMIT
 
 
@@ -138,5 +138,5 @@ async def test_streams_end_in_every_way_at_once(pair: Pair, carrier: Harness, se
 async def test_the_same_over_a_bad_path(quic: QuicHarness) -> None:
     path = Impairment(delay=0.005, loss=0.02, reorder=0.05)
     pair, _ = await quic.connect_through(path, seed=3)
-    await mix(pair, 3, 20)
+    await mix(pair, 3, 12)
     await check_credit(pair, quic)

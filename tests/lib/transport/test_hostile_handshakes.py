@@ -82,7 +82,11 @@ class Ground:
         )
 
     async def dialer(
-        self, credentials: Credentials | None = None, *, alpn: str = "orp/1"
+        self,
+        credentials: Credentials | None = None,
+        *,
+        alpn: str = "orp/1",
+        timeout: float = 10.0,
     ) -> QuicEndpoint:
         """A dialler, an agent's unless told otherwise."""
         return await self._bind(
@@ -90,7 +94,7 @@ class Ground:
                 credentials=credentials or PKI.agent(),
                 trust=PKI.trust,
                 alpn=alpn,
-                handshake_timeout=0.5,
+                handshake_timeout=timeout,
             )
         )
 
@@ -322,7 +326,7 @@ def source_id(datagram: bytes) -> bytes:
 
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_a_dial_that_meets_no_relay_is_refused(ground: Ground, answer: str) -> None:
-    dialer = await ground.dialer()
+    dialer = await ground.dialer(timeout=0.2)
     port = UdpPort(LOOPBACK, lambda data, sender: port.send(ANSWERS[answer](data), sender))
     try:
         with pytest.raises(Refused) as refusal:
