@@ -213,8 +213,7 @@ class ControlError(OutRelayError):
         self.controller = controller
 
     def __str__(self) -> str:
-        where = f"controller {self.controller}" if self.controller else self.status
-        return f"{where}: {self.reason}"
+        return f"controller {self.controller}: {self.reason}" if self.controller else self.reason
 
 
 class StoreError(OutRelayError):

@@ -94,9 +94,8 @@ def control_errors(
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        details = " ".join((error.details() or "").split())
-        reason = _reason(error.code(), details, target, credentials, trust)
-        raise ControlError(error.code().name, reason, controller=target) from error
+        status, reason = _fault(error, target, credentials, trust)
+        raise ControlError(status, reason, controller=target) from error
 
 
 def _check_target(target: str) -> None:
@@ -108,24 +107,33 @@ def _check_target(target: str) -> None:
         raise ConfigError("controller", str(error), "or unix:PATH for an admin socket") from error
 
 
-def _reason(
-    code: grpc.StatusCode,
-    details: str,
+def _fault(
+    error: grpc.aio.AioRpcError,
     target: str,
     credentials: Credentials | None,
     trust: Trust | None,
-) -> str:
+) -> tuple[str, str]:
+    """Name of the status and what to tell people.
+
+    gRPC calls a handshake that failed UNAVAILABLE; it is UNAUTHENTICATED: trying again
+    does not help.
+    """
+    code, details = error.code(), " ".join((error.details() or "").split())
     if code is grpc.StatusCode.UNAVAILABLE:
         if target.startswith(UNIX):
-            return _socket_fault(details)
+            return code.name, _socket_fault(details)
         if credentials is not None and trust is not None:
-            return _handshake_fault(details, credentials, trust) or _connection_fault(details)
-        return _plaintext_fault(details) or _connection_fault(details)
+            fault = _handshake_fault(details, credentials, trust)
+        else:
+            fault = _plaintext_fault(details)
+        if fault:
+            return grpc.StatusCode.UNAUTHENTICATED.name, fault
+        return code.name, _connection_fault(details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "did not answer in time"
+        return code.name, "did not answer in time"
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return "does not know this call; it may be an older version or another program"
-    return details or code.name
+        return code.name, "does not know this call; it may be an older version or another program"
+    return code.name, details or code.name
 
 
 def _socket_fault(details: str) -> str:

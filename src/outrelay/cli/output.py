@@ -1,0 +1,101 @@
+"""How answers look: a table that fits the terminal, or JSON, one object a line.
+
+What peers sent is shown without the characters that move a terminal's cursor. Where the
+output is no terminal a row is one line, however long.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, TypeVar, cast
+
+import click
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+FORMATS = ("table", "json")
+
+NARROW = 120
+"""Characters of a terminal's width below which some columns are left out."""
+
+_ENDLESS = 10_000
+
+RowT = TypeVar("RowT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column(Generic[RowT]):
+    """One column of a table.
+
+    Args:
+        title: Its head.
+        text: What it shows of a row.
+        whole: Never wrapped: made to be copied.
+        extra: Left out on narrow terminals.
+    """
+
+    title: str
+    text: Callable[[RowT], str]
+    whole: bool = False
+    extra: bool = False
+
+
+def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
+    """Print rows as a table; columns without any text are left out."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _ENDLESS
+    rows = list(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = [column for column in columns if _is_shown(column, rows, console)]
+    for column in shown:
+        table.add_column(column.title, no_wrap=column.whole, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(column.text(row))) for column in shown))
+    console.print(table)
+
+
+def print_json(record: object) -> None:
+    """Print one record as one line."""
+    click.echo(json.dumps(record, separators=(", ", ": ")))
+
+
+def record_of(message: Message) -> dict[str, object]:
+    """A message as people write it: names as in the .proto, enums as lower-case words."""
+    return {
+        field.name: word(cast("EnumDescriptor", field.enum_type), value)
+        if field.enum_type
+        else value
+        for field in message.DESCRIPTOR.fields
+        for value in [getattr(message, field.name)]
+    }
+
+
+def word(kind: EnumDescriptor, number: int) -> str:
+    """An enum value's word: ``allow`` of ``DECISION_ALLOW``; its number when it is unknown."""
+    known = kind.values_by_number.get(number)
+    return known.name.rpartition("_")[2].lower() if known else str(number)
+
+
+def moment(unix_ms: int) -> str:
+    """A time in the terminal's time zone, to the second."""
+    time = datetime.fromtimestamp(unix_ms / 1000, tz=UTC).astimezone()
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def printable(text: str) -> str:
+    """``text`` with what does not print written as an escape."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _is_shown(column: Column[RowT], rows: Sequence[RowT], console: Console) -> bool:
+    if column.extra and console.width < NARROW:
+        return False
+    return not rows or any(column.text(row) for row in rows)
