@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 
-from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Refused
+from outrelay.lib.errors import Closed, ConfigError, ErrorCode, LocalProtocolError, Refused
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
@@ -114,6 +114,8 @@ class QuicEndpoint:
     # Listener and Dialer
 
     async def accept(self) -> QuicConnection:
+        if self._acceptor is not None:
+            raise LocalProtocolError("another task is accepting connections of this endpoint")
         while not self._accepted:
             if self._closed:
                 raise Closed(reason="the listener is closed")
@@ -157,6 +159,7 @@ class QuicEndpoint:
             if not answer.done():
                 answer.set_exception(Closed(reason="the endpoint is closed"))
         self._flush()
+        self._dispatch()  # also when the socket takes nothing: somebody waits for the end
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())

@@ -1,0 +1,192 @@
+"""The QUIC shell's own promises; the carrier's are in the contract suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from outrelay.lib.errors import Closed, ConfigError, ErrorCode, LocalProtocolError, Refused
+from outrelay.lib.identity.certs import Credentials
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.transport.quic import QuicEndpoint, endpoint
+from outrelay.lib.transport.quic.engine import EngineOptions
+from tests.lib.transport.carriers import LOOPBACK, PKI, Pair, join
+from tests.lib.transport.streams import cancel, round_trips
+from tests.support.hostile_quic import raw_client
+from tests.support.impair import UdpPort
+
+RELAY = PKI.relay()
+
+
+class Ends:
+    """Endpoints that a test binds, closed when it ends."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.made: list[QuicEndpoint] = []
+        self._stack = stack
+
+    async def bind(
+        self, credentials: Credentials = RELAY, *, idle_timeout: float = 10.0
+    ) -> QuicEndpoint:
+        options = EngineOptions(
+            credentials=credentials,
+            trust=PKI.trust,
+            accept_roles=frozenset({Role.AGENT, Role.RELAY}),
+            idle_timeout=idle_timeout,
+        )
+        made = await QuicEndpoint.bind(
+            LOOPBACK, credentials=credentials, trust=PKI.trust, options=options
+        )
+        self.made.append(made)
+        self._stack.push_async_callback(made.close)
+        return made
+
+    async def pair(self, *, idle_timeout: float = 10.0) -> Pair:
+        listener = await self.bind(idle_timeout=idle_timeout)
+        return await join(listener, await self.bind(PKI.agent(), idle_timeout=idle_timeout))
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    async with AsyncExitStack() as stack:
+        yield Ends(stack)
+
+
+async def test_an_address_in_use_is_the_operators_to_change(ends: Ends) -> None:
+    first = await ends.bind()
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{first.address[1]} \(UDP\): .*in use"):
+        await QuicEndpoint.bind(first.address, credentials=RELAY, trust=PKI.trust)
+    await first.close()
+    again = await QuicEndpoint.bind(first.address, credentials=RELAY, trust=PKI.trust)
+    assert again.address == first.address
+    await again.close()
+
+
+async def test_one_socket_dials_and_listens(ends: Ends) -> None:
+    one, other = await ends.bind(), await ends.bind()
+    there, back = await join(one, other), await join(other, one)
+    assert there.far.peer_address == other.address
+    assert back.far.peer_address == one.address
+    await round_trips(await there.stream())
+    await round_trips(await back.stream())
+
+
+async def test_one_task_accepts(ends: Ends) -> None:
+    listener = await ends.bind()
+    async with asyncio.TaskGroup() as group:
+        accepting = group.create_task(listener.accept(), name="accept")
+        await asyncio.sleep(0)
+        with pytest.raises(LocalProtocolError):
+            await listener.accept()
+        await cancel(accepting)
+
+
+async def test_a_closed_endpoint_dials_nobody(ends: Ends) -> None:
+    dialer = await ends.bind()
+    silent = UdpPort(LOOPBACK, lambda data, sender: None)
+    try:
+        async with asyncio.TaskGroup() as group:
+            dialling = group.create_task(dialling_closed(dialer, silent), name="dial")
+            await asyncio.sleep(0)
+            await dialer.close()
+        assert dialling.done()
+        await dialling_closed(dialer, silent)
+    finally:
+        silent.close()
+
+
+async def dialling_closed(dialer: QuicEndpoint, to: UdpPort) -> None:
+    with pytest.raises((Closed, Refused)):
+        await dialer.dial(to.address, roles={Role.RELAY})
+
+
+async def test_a_dial_cancelled_as_it_succeeds_leaves_no_connection(ends: Ends) -> None:
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    async with asyncio.TaskGroup() as group:
+        dialling = group.create_task(dialer.dial(listener.address, roles={Role.RELAY}), name="d")
+        far = await listener.accept()
+        dialling.cancel()
+        await asyncio.wait([dialling])
+        if not dialling.cancelled():  # it had returned before
+            dialling.result().close()
+    assert (await far.wait_closed()).by_peer
+
+
+async def test_connections_that_nobody_accepts_are_limited(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "BACKLOG", 2)
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    kept = [await dialer.dial(listener.address, roles={Role.RELAY}) for _ in range(2)]
+    with pytest.raises(Refused, match="too many connections wait") as refusal:
+        await dialer.dial(listener.address, roles={Role.RELAY})
+    assert not refusal.value.final
+    await round_trips(await Pair(near=kept[0], far=await listener.accept()).stream())
+
+
+async def test_a_connection_ends_with_the_peers_certificate(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "TICK", 0.02)
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    agent = PKI.forge(PKI.agent().identity, not_after=soon)
+    pair = await join(await ends.bind(), await ends.bind(agent))
+    assert pair.far.peer_expires == agent.expires
+    async with asyncio.timeout(10):
+        closed = await pair.far.wait_closed()
+    assert datetime.now(UTC).timestamp() >= agent.expires
+    assert (closed.code, closed.by_peer) == (ErrorCode.DENIED, False)
+    assert (await pair.near.wait_closed()).by_peer
+
+
+@pytest.mark.parametrize("streams", [0, 2])
+async def test_an_idle_connection_is_kept_alive(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    monkeypatch.setattr(endpoint, "TICK", 0.05)
+    pair = await ends.pair(idle_timeout=1.0)
+    opened = [await pair.stream() for _ in range(streams)]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2.0):
+            await pair.far.wait_closed()
+    await round_trips(opened[0] if opened else await pair.stream())
+
+
+async def test_the_listener_does_not_keep_a_silent_dialler(ends: Ends) -> None:
+    listener = await ends.bind(idle_timeout=0.3)
+    async with raw_client(listener.address, credentials=PKI.agent()):
+        closed = await (await listener.accept()).wait_closed()
+    assert closed.lost
+    assert not closed.by_peer
+
+
+async def test_a_socket_that_takes_nothing_does_not_hold_up_the_end(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await ends.pair()
+    dialer = next(each for each in ends.made if each.address == pair.near.local_address)
+    monkeypatch.setattr(dialer._socket, "send", lambda transmit: False)
+    pair.near.close()
+    async with asyncio.timeout(5):
+        await dialer.close()
+        assert not (await pair.near.wait_closed()).by_peer
+
+
+async def test_a_transfer_survives_a_socket_that_blocks_now_and_then(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await ends.pair()
+    dialer = next(each for each in ends.made if each.address == pair.near.local_address)
+    send, turn = dialer._socket.send, [0]
+
+    def blocking_every_third(transmit: object) -> bool:
+        turn[0] += 1
+        return bool(turn[0] % 3) and send(transmit)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dialer._socket, "send", blocking_every_third)
+    await round_trips(await pair.stream(), count=50)
+    assert turn[0] > 50
