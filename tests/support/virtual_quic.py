@@ -34,7 +34,7 @@ START = 1000.0
 GRANULARITY = 0.001
 """Seconds by which timers come late, as an event loop's do."""
 
-RESTLESS = 10_000
+RESTLESS = 1_000
 """Rounds at one moment after which a host will never come to rest."""
 
 
@@ -128,10 +128,14 @@ class Host:
         """Handle events and send until there is nothing more to do at this moment."""
         for _ in range(RESTLESS):
             happened = self._dispatch()
-            sent = self._send(self.engine.transmits(self.network.now))
+            sent = self.transmit()
             if not (happened or sent):
                 return
         raise AssertionError("the engine does not come to rest")
+
+    def transmit(self) -> bool:
+        """Send what is to be sent at once; whether there was anything."""
+        return self._send(self.engine.transmits(self.network.now))
 
     def _dispatch(self) -> bool:
         events = self.engine.events()

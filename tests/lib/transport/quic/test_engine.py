@@ -72,6 +72,18 @@ def test_a_host_dials_and_is_dialled(network: Network) -> None:
     assert network.transfer(*back, payload(2000)) == payload(2000)
 
 
+def test_many_connections_share_two_addresses(network: Network) -> None:
+    client, server = network.host(agent()), network.host(relay())
+    pairs = [network.connect(client, server) for _ in range(4)]
+    pairs[0][0].close()
+    pairs[1][1].close()
+    network.run_for(1.0)
+
+    assert len(client.events(EventKind.LOST)) == len(server.events(EventKind.LOST)) == 2
+    for near, far in pairs[2:]:
+        assert network.transfer(near, far, payload(50_000)) == payload(50_000)
+
+
 def test_a_peer_of_another_role_is_refused_by_the_one_who_dials(network: Network) -> None:
     client, server = network.host(agent()), network.host(relay())
     near = client.dial(server, roles={Role.CONTROLLER})
@@ -171,6 +183,28 @@ def test_a_connection_is_announced_before_the_streams_its_acceptor_opens(
     network.run(lambda: bool(near.events(EventKind.READABLE)))
 
     assert near.read(opened[0]) == (b"welcome", False)
+
+
+def test_streams_of_a_connection_closed_before_it_was_announced_are_not_heard_of(
+    network: Network,
+) -> None:
+    client, server = network.host(agent()), network.host(relay())
+
+    def greet_and_go(event: Event) -> None:
+        if event.kind is EventKind.CONNECTED:
+            network.passes = lambda datagram: len(datagram.data) < 1000
+            for size in (1000, 100):  # the first packet, with HANDSHAKE_DONE, is lost
+                stream = server.engine.open_stream(event.connection)
+                assert stream is not None
+                server.engine.write(event.connection, stream, memoryview(bytes(size)))
+            server.transmit()
+            server.engine.close(event.connection, ErrorCode.DRAIN, "at once")
+
+    server.listeners.append(greet_and_go)
+    near = client.dial(server)
+    network.run(lambda: bool(near.events(EventKind.DRAINED)))
+
+    assert not near.events(EventKind.STREAM_OPENED)
 
 
 # Streams

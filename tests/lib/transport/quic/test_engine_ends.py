@@ -58,6 +58,21 @@ def test_a_close_with_streams_open_ends_them_with_the_connection(
     assert far.event(EventKind.LOST).code == ErrorCode.DRAIN
 
 
+@pytest.mark.parametrize("reason", ["x" * 5_000, "\u2026" * 2_000], ids=["ASCII", "three bytes"])
+def test_a_long_reason_is_cut_but_the_close_is_sent(
+    network: Network, ends: tuple[End, End], caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    near, far = ends
+    near.close(ErrorCode.DENIED, reason)
+    network.run(lambda: bool(far.events(EventKind.LOST)), within=1.0)
+
+    lost = far.event(EventKind.LOST)
+    assert (lost.code, lost.by_peer) == (ErrorCode.DENIED, True)
+    assert reason.startswith(lost.reason)
+    assert len(lost.reason) >= 50
+    assert not caplog.records
+
+
 def test_closing_twice_is_closing_once(network: Network, ends: tuple[End, End]) -> None:
     near, far = ends
     near.close(ErrorCode.DRAIN, "first")

@@ -9,8 +9,9 @@ import random
 
 import pytest
 
-from outrelay.lib.transport.quic.engine import DATAGRAM_SIZES
+from outrelay.lib.transport.quic.engine import DATAGRAM_SIZES, EventKind
 from tests.lib.transport.quic.engines import agent, relay
+from tests.support import virtual_quic
 from tests.support.virtual_quic import Datagram, End, Network, Path, Sink, Source
 
 MIB = 1 << 20
@@ -201,6 +202,45 @@ def test_a_packet_overtaken_from_elsewhere_does_not_keep_the_connection(
     assert network.transfer(far, near, payload(MIB)) == payload(MIB)
 
 
+@pytest.mark.parametrize("probing", [True, False])
+def test_an_address_that_never_answers_gets_little(network: Network, probing: bool) -> None:
+    """Else a relay would flood whoever a client says it is (RFC 9000 section 8.1)."""
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+    if not probing:
+        network.run_for(1.0)
+    stream = far.must_open()
+    Source(far, stream, payload(MIB))
+    network.run(lambda: bool(near.events(EventKind.READABLE)))
+    victim = ("203.0.113.9", 9)
+    sent = network.watch()
+    forged = 0
+
+    def steal(datagram: Datagram) -> bool:
+        nonlocal forged
+        if datagram.source == near.host.address and forged < 1_000:
+            forged += len(datagram.data)
+            network.send(datagram._replace(source=victim))
+        return datagram.source != near.host.address
+
+    network.passes = steal
+    near.ping()
+    network.run_for(9.0)
+
+    received = sum(len(datagram.data) for datagram in sent if datagram.target == victim)
+    assert 0 < received <= 3 * forged
+
+
+@pytest.mark.parametrize("late", [0.05, 0.3])
+def test_timers_that_come_late_slow_a_transfer_but_do_not_break_it(
+    monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    monkeypatch.setattr(virtual_quic, "GRANULARITY", late)
+    network = Network(seed=3, path=Path(loss=0.02))
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+
+    assert network.transfer(near, far, payload(100_000)) == payload(100_000)
+
+
 # Darkness
 
 
@@ -219,3 +259,8 @@ def test_a_transfer_goes_on_after_a_pause_of_the_path(
     network.passes = lambda _: True
     network.run(lambda: sink.finished, within=20)
     assert sink.data == payload(2 * MIB)
+
+    network.run_for(1.0)
+    near.host.sent_sizes.clear()
+    network.transfer(near, far, payload(MIB))
+    assert full_size(near) == DATAGRAM_SIZES[-1]  # it was not the datagrams' size

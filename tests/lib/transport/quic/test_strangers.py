@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from aioquic._buffer import Buffer
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicProtocolVersion, pull_quic_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +16,7 @@ from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.reset import StatelessResets, is_reset
 from tests.lib.transport.quic.engines import RELAY, agent, relay
 from tests.support.pki import TestPki
-from tests.support.virtual_quic import Datagram, Host, Network, Sink
+from tests.support.virtual_quic import Datagram, Host, Network, Path, Sink
 
 STRANGER = ("198.51.100.7", 40_000)
 NOW = 1000.0
@@ -48,7 +51,12 @@ def answers(engine: AioquicEngine, datagram: bytes, now: float = NOW) -> list[Tr
 
 def is_untouched(engine: AioquicEngine) -> bool:
     """Whether no connection is kept, nor a timer for one."""
-    return not engine._links and not engine._routes and engine.next_deadline() is None
+    tables = (engine._links, engine._routes, engine._handshakes)
+    return not any(tables) and engine.next_deadline() is None
+
+
+def engine_of(host: Host) -> AioquicEngine:
+    return cast("AioquicEngine", host.engine)
 
 
 # Load
@@ -92,6 +100,25 @@ def test_who_cannot_hear_us_leaves_no_trace_above_the_limit() -> None:
     assert is_untouched(engine)
 
 
+def test_who_begins_a_handshake_and_cannot_hear_us_gets_little(network: Network) -> None:
+    """Else a relay would flood whoever a client says it is (RFC 9000 section 8.1)."""
+    server = network.host(relay())
+    client = network.host(agent())
+    client.dial(server)
+    network.remove(client)
+    network.run(lambda: bool(server.events(EventKind.DRAINED)), within=30.0)
+
+    assert 0 < sum(server.sent_sizes) <= 3 * 1200
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_proof_gets_through_a_bad_path(seed: int) -> None:
+    network = Network(seed=seed, path=Path(loss=0.25, reorder=0.2, duplicate=0.2))
+    patience = {"handshake_timeout": 60.0, "idle_timeout": 60.0}
+    server = network.host(relay(retry_above=0, **patience))
+    network.connect(network.host(agent(**patience)), server, within=60.0)
+
+
 def test_a_proof_is_good_for_its_address_and_its_time_only(network: Network) -> None:
     server = network.host(relay(retry_above=0))
     client = network.host(agent())
@@ -105,8 +132,7 @@ def test_a_proof_is_good_for_its_address_and_its_time_only(network: Network) -> 
     )
 
     def is_accepted(address: tuple[str, int], now: float) -> bool:
-        engine = server.engine
-        assert isinstance(engine, AioquicEngine)
+        engine = engine_of(server)
         before = len(engine._links)
         engine._routes.clear()  # as if the connection it began were long gone
         engine.receive(memoryview(proof), len(proof), address, now)
@@ -282,6 +308,70 @@ def test_no_damage_to_an_initial_makes_an_engine_raise(damage: list[tuple[int, i
     engine.receive(memoryview(bytes(datagram)), len(datagram), STRANGER, NOW)
     engine.transmits(NOW)
     engine.events()
+
+
+def sealed_initial(frames: bytes, number: int = 0) -> bytes:
+    """A client's Initial of any content, under the keys that everybody can derive."""
+    destination, source = bytes(range(8)), b"attacker"
+    crypto = CryptoPair()
+    crypto.setup_initial(destination, is_client=True, version=1)
+    length = 4 + len(frames) + 16
+    header = b"\xc3\0\0\0\x01\x08" + destination + b"\x08" + source + b"\0"
+    header += (0x4000 | length).to_bytes(2, "big") + number.to_bytes(4, "big")
+    return crypto.encrypt_packet(header, frames, number).ljust(1200, b"\0")
+
+
+HELLO_FOR_NOBODY = b"\x06\0\x40\x50\x01\0\0\x4c\x03\x03" + bytes(0x46)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        bytes(40),
+        b"\x01" * 40,
+        b"\x06\0\x10" + bytes(16),
+        HELLO_FOR_NOBODY,
+        b"\x06\0\x10\x01\0\x10\0" + bytes(40),
+        b"\x06\xbf\xff\xff\xff\x01\0" + bytes(30),
+        b"\x1c\0\0\0" + bytes(30),
+        b"\x08\0\x01" + bytes(30),
+        b"",
+    ],
+    ids=[
+        "padding",
+        "pings",
+        "no hello",
+        "an empty hello",
+        "half a hello",
+        "a far offset",
+        "a close",
+        "a stream",
+        "no frame",
+    ],
+)
+def test_a_handshake_of_nonsense_is_over_in_time(
+    network: Network, caplog: pytest.LogCaptureFixture, frames: bytes
+) -> None:
+    server = network.host(relay())
+    network.send(Datagram(STRANGER, server.address, sealed_initial(frames)))
+    network.run_for(20.0)
+
+    assert sum(server.sent_sizes) <= 3 * 1200
+    assert is_untouched(engine_of(server))
+    assert "fault in the QUIC engine" not in caplog.text
+
+
+@settings(max_examples=100)
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=3))
+def test_no_frames_in_an_initial_make_an_engine_raise(packets: list[bytes]) -> None:
+    network = Network()
+    server = network.host(relay())
+    for number, frames in enumerate(packets):
+        network.send(Datagram(STRANGER, server.address, sealed_initial(frames, number)))
+        network.run_for(0.02)
+    network.run_for(20.0)
+
+    assert is_untouched(engine_of(server))
 
 
 def test_damage_on_the_way_ends_no_connection(network: Network) -> None:
