@@ -73,7 +73,7 @@ bench: $(STAMP) ## measure throughput, latency and memory; direct TCP beside it
 
 .PHONY: bench-smoke
 bench-smoke: $(STAMP)
-	@$(BIN)/python tools/bench --smoke
+	@$(BIN)/python tools/bench --quick
 
 ##@ Generate
 

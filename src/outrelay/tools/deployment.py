@@ -68,7 +68,6 @@ class Deployment:
         """The variables that let ``outrelay-cli`` be called without flags for them."""
         return {
             "OUTRELAY_CLI_CONTROLLER": address_text(self._controller),
-            "OUTRELAY_CLI_TENANT": TENANT,
             "OUTRELAY_CLI_CERT": f"{_PKI}/operator.pem",
             "OUTRELAY_CLI_KEY": f"{_PKI}/operator.key",
             "OUTRELAY_CLI_CA": f"{_PKI}/ca.pem",

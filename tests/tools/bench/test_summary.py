@@ -73,7 +73,7 @@ def test_a_goal_can_be_a_share_of_another_scenario() -> None:
 
 
 def test_the_document_is_json_and_holds_everything() -> None:
-    results = Results(idle_rss={"relay": 70 * MIB}, measurements=everything())
+    results = Results(idle_rss={"relay": 70 * MIB}, others_cores=0.1, measurements=everything())
     written = summary.document(SCENARIOS, results, started="2026-01-01T00:00:00+00:00", rounds=1)
     read = json.loads(json.dumps(written))
     assert len(read["measurements"]) == 2 * len(SCENARIOS)

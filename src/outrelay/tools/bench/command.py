@@ -18,6 +18,9 @@ from outrelay.tools.bench import plot, runner, summary, table
 from outrelay.tools.bench.runner import Results
 from outrelay.tools.bench.scenarios import Scenario, scenarios
 
+_DISTURBED = 0.2
+"""Cores kept busy by others above which the numbers say little."""
+
 
 @click.command("bench", context_settings={"show_default": True})
 @click.option("--rounds", type=click.IntRange(1), default=5, help="Measurements of each kind.")
@@ -49,6 +52,11 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
     (out / "bench.json").write_text(json.dumps(written, indent=1) + "\n")
     (out / "bench.svg").write_text(plot.svg(found, f"OutRelay {written['version']}, {started}"))
     console.print(table.speed(found), table.idle(results.idle_rss))
+    if results.others_cores > _DISTURBED:
+        console.print(
+            f"[yellow]Other programs kept {results.others_cores:.1f} cores busy meanwhile:"
+            " measure again on a quiet machine.[/]"
+        )
     console.print(f"written to {out}/bench.json and {out}/bench.svg")
 
 

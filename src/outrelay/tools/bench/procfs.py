@@ -1,4 +1,4 @@
-"""What a process has used so far, as the kernel counts it (Linux)."""
+"""What a process, or the whole machine, has used so far, as the kernel counts it (Linux)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def usage(pid: int) -> Usage:
 def reset_peak(pid: int) -> None:
     """Let the peak start again at what the process has now."""
     Path("/proc", str(pid), "clear_refs").write_text("5")
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that everything on this machine has used, all cores together."""
+    line = Path("/proc/stat").read_text().partition("\n")[0]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
 def _kib(text: str) -> int:

@@ -9,8 +9,10 @@ round warms everything up and is discarded.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +69,16 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything one run found: memory before any load, in bytes by process, and the rest."""
+    """Everything one run found.
+
+    Args:
+        idle_rss: Memory before any load, bytes, by process.
+        others_cores: Cores that programs other than ours kept busy while it ran.
+        measurements: The rest.
+    """
 
     idle_rss: Mapping[str, int]
+    others_cores: float
     measurements: Sequence[Measurement]
 
 
@@ -95,13 +104,41 @@ def run(scenarios: Sequence[Scenario], rounds: int, directory: Path, tell: Tell)
         bench = _Bench(addresses={DIRECT: address, OUTRELAY: through}, pids=pids, tell=tell)
         for scenario in scenarios:
             bench.round(scenario, 0)
+        others = _OthersClock(list(pids.values()))
         measurements = [
             measurement
             for number in range(1, rounds + 1)
             for scenario in scenarios
             for measurement in bench.round(scenario, number)
         ]
-    return Results(idle_rss=idle, measurements=measurements)
+        cores = others.cores(sum(each.costs["client"].cpu_seconds for each in measurements))
+    return Results(idle_rss=idle, others_cores=cores, measurements=measurements)
+
+
+class _OthersClock:
+    """Tells how busy the machine is with other things than the benchmark.
+
+    Args:
+        pids: The benchmark's processes, beside this one.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = (os.getpid(), *pids)
+        self._started = time.monotonic()
+        self._before = self._others()
+
+    def cores(self, clients: float) -> float:
+        """Cores that others have kept busy since, on average.
+
+        Args:
+            clients: CPU seconds of the load's clients, which have come and gone.
+        """
+        elapsed = time.monotonic() - self._started
+        return max(0.0, self._others() - self._before - clients) / elapsed
+
+    def _others(self) -> float:
+        ours = sum(procfs.usage(pid).cpu_seconds for pid in self._pids)
+        return procfs.machine_cpu_seconds() - ours
 
 
 @contextmanager

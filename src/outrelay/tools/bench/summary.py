@@ -109,6 +109,7 @@ def document(
         "rounds": rounds,
         "machine": _machine(),
         "scenarios": [asdict(scenario) for scenario in scenarios],
+        "others_cores": results.others_cores,
         "idle_rss": dict(results.idle_rss),
         "summary": [
             {**asdict(figure), "scenario": figure.scenario.name}

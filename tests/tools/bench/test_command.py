@@ -1,0 +1,53 @@
+"""The benchmark runs from end to end, and says so when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from outrelay.tools.bench import command, runner
+from outrelay.tools.bench.runner import BenchmarkError
+
+
+def run(*arguments: str) -> int:
+    """Run the benchmark here; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(args=list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--quick", "--out", str(tmp_path)) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert {each["path"] for each in found["measurements"]} == {"direct", "outrelay"}
+    assert len(found["summary"]) == 12
+    assert found["idle_rss"].keys() == {"controller", "relay", "provider", "consumer"}
+    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
+    assert "open to first byte" in capsys.readouterr().out
+
+
+def test_only_what_exists_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--only", "teleport") == 2
+    assert "no scenario's name holds 'teleport'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [(BenchmarkError("upload: damaged"), "damaged"), (KeyboardInterrupt(), "int")],
+)
+def test_a_run_that_breaks_off_leaves_no_results(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    word: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert run("--out", str(tmp_path / "out")) == 1
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
