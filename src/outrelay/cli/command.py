@@ -63,7 +63,8 @@ def exit_code(error: OutRelayError) -> int:
         """
         outrelay-cli --cert operator.pem --key operator.key --ca ca.pem policy list
         outrelay-cli --controller unix:/run/outrelay/admin.sock policy list --tenant acme
-        """
+        """,
+        root=True,
     ),
 )
 @common_flags(root=True)

@@ -113,9 +113,10 @@ def calls_controller(
     return run
 
 
-def examples(text: str) -> str:
+def examples(text: str, *, root: bool = False) -> str:
     """The end of a help text."""
-    return "\b\nExamples:\n" + textwrap.indent(textwrap.dedent(text).strip(), "  ")
+    shown = "\b\nExamples:\n" + textwrap.indent(textwrap.dedent(text).strip(), "  ")
+    return shown if root else f"{shown}\n\nFlags that every command takes: outrelay-cli --help"
 
 
 def absolute(path: Path | None) -> Path | None:

@@ -100,7 +100,11 @@ async def add(
     p2p_mode: str,
     relay_mode: str,
 ) -> None:
-    """Add a rule and print its id."""
+    """Add a rule and print its id.
+
+    A rule whose target is an outrelay:// pattern speaks for a provider: --caller is the
+    provider, --target the agents that may call it.
+    """
     rule = pb.PolicyRule(
         tenant=session.required_tenant,
         caller_pattern=caller,

@@ -104,6 +104,7 @@ class TestRecord:
         (found,) = await query(operator)
         assert len(found.reason) == 1024
         assert found.bytes_up == 2**63 - 1
+        assert found.target == "a\ufffdb"
 
     @pytest.mark.parametrize(
         ("bad", "field"),

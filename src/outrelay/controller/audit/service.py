@@ -88,7 +88,8 @@ class AuditService(AuditServicer):
         if event.decision not in policy_pb2.Decision.values():
             raise invalid("event.decision", f"{event.decision} is no decision")
         for name in _TEXTS:
-            setattr(event, name, getattr(event, name)[:LONGEST_TEXT])
+            # SQLite would take a NUL for the end of the text.
+            setattr(event, name, getattr(event, name)[:LONGEST_TEXT].replace("\0", "\ufffd"))
         event.event_id = event.event_id or str(uuid4())
         event.ts_unix_ms = event.ts_unix_ms or self._clock()
         return event

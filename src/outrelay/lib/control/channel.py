@@ -191,4 +191,6 @@ def _connection_fault(details: str) -> str:
         return "nobody listens there (connection refused); is it running?"
     if "lookup" in details or "resolv" in details:
         return "its name cannot be resolved"
-    return f"cannot be reached ({details.rpartition('last error: ')[2]})"
+    if details.startswith("failed to connect"):
+        return f"cannot be reached ({details.rpartition('last error: ')[2]})"
+    return f"is not available ({details})"
