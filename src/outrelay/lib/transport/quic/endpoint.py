@@ -130,7 +130,7 @@ class QuicEndpoint:
         self, address: Address, *, roles: Collection[Role], server_name: str = "localhost"
     ) -> QuicConnection:
         if self._closed:
-            raise Closed(reason="the endpoint is closed")
+            raise Refused(f"{address[0]}:{address[1]}", "the endpoint is closed")
         number = self._engine.connect(
             address, roles=roles, server_name=server_name, now=self._loop.time()
         )
@@ -157,7 +157,7 @@ class QuicEndpoint:
             connection.close()
         for answer in self._dials.values():
             if not answer.done():
-                answer.set_exception(Closed(reason="the endpoint is closed"))
+                answer.set_exception(Refused("dial", "the endpoint is closed"))
         self._flush()
         self._dispatch()  # also when the socket takes nothing: somebody waits for the end
         self._closed = True
