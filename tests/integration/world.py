@@ -1,0 +1,176 @@
+"""The world of the black-box suite: OutRelay's own processes, and what stands around them.
+
+A *world* is a controller, a relay, a provider's and a consumer's agent, started by their
+console scripts with certificates from dev-pki, on ports the system chose. The provider
+exposes the services below; the consumer listens for each of them, at ``world.at[name]``.
+
+Tests see of it what people see: sockets, log lines, exit codes and ``outrelay-cli``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from outrelay.lib.values import Address, address_text
+from outrelay.tools import dev_pki
+from tests.integration.peers import Backend, unused_port, web_server
+from tests.support.processes import Output, Program, Programs, run
+
+TENANT = "acme"
+
+APP = "shop-app"
+"""Allowed; its backend is ``world.backend``."""
+WEB = "shop-web"
+"""Allowed; its backend is a web server."""
+DEAD = "shop-dead"
+"""Allowed; nothing listens where its backend should be."""
+GHOST = "shop-ghost"
+"""Allowed, but nobody exposes it."""
+SECRET = "vault"
+"""Exposed, with the same backend as APP, but no rule allows it."""
+
+ALLOWED = "shop-*"
+CONSUMED = (APP, WEB, DEAD, GHOST, SECRET)
+ANY_PORT = "127.0.0.1:0"
+
+
+@dataclass(kw_only=True, repr=False)
+class World:
+    """One deployment; ``outrelay_world`` makes it."""
+
+    programs: Programs
+    directory: Path
+    backend: Backend
+    web: Address
+    at: dict[str, Address] = field(default_factory=dict)
+    """Where the consumer listens, by service."""
+
+    controller: Program = field(init=False)
+    relay: Program = field(init=False)
+    provider: Program = field(init=False)
+    consumer: Program = field(init=False)
+
+    @property
+    def pki(self) -> Path:
+        """The folder dev-pki wrote."""
+        return self.directory / "pki"
+
+    def credentials(
+        self, name: str, *, pki: Path | None = None, ca: Path | None = None
+    ) -> list[str | Path]:
+        """``--cert``, ``--key`` and ``--ca`` of a holder.
+
+        Args:
+            name: The holder, as dev-pki names it.
+            pki: Another folder to take its certificate from.
+            ca: Another folder to take the CA from.
+        """
+        folder = pki or self.pki
+        return [
+            *("--cert", folder / f"{name}.pem"),
+            *("--key", folder / f"{name}.key"),
+            *("--ca", (ca or self.pki) / "ca.pem"),
+        ]
+
+    async def controller_address(self) -> str:
+        """Where the controller listens."""
+        return address_text(await self.controller.listening())
+
+    async def relay_address(self) -> str:
+        """Where the relay listens."""
+        return address_text(await self.relay.listening())
+
+    async def start_controller(self) -> None:
+        """Start the controller on a port the system chooses."""
+        self.controller = await self.programs.start(
+            "outrelay-controller",
+            *("--listen", ANY_PORT, "--db", self.directory / "controller.db"),
+            *self.credentials("controller"),
+        )
+        await self.controller.event("ready")
+
+    async def start_relay(self, listen: str = ANY_PORT) -> None:
+        """Start the relay."""
+        self.relay = await self.programs.start(
+            "outrelay-relay",
+            *("--listen", listen, "--controller", await self.controller_address()),
+            *self.credentials("relay"),
+        )
+        await self.relay.event("ready")
+        await self.relay.event("policy loaded")
+
+    async def start_provider(self, *flags: str) -> None:
+        """Start the agent beside the backend."""
+        app = self.backend.address
+        targets = {APP: app, SECRET: app, WEB: self.web, DEAD: unused_port()}
+        expose = [f"--expose={name}={address_text(to)}" for name, to in targets.items()]
+        self.provider = await self.start_agent("agent-b", *expose, *flags)
+        await self.provider.event("ready")
+
+    async def start_consumer(self, *flags: str) -> None:
+        """Start the agent beside the applications."""
+        consume = [f"--consume={name}@{ANY_PORT}" for name in CONSUMED]
+        self.consumer = await self.start_agent("agent-a", *consume, *flags)
+        await self.consumer.event("ready")
+        for name in CONSUMED:
+            self.at[name] = await self.consumer.listening(service=name)
+
+    async def start_agent(
+        self, holder: str, *flags: str, pki: Path | None = None, ca: Path | None = None
+    ) -> Program:
+        """Start an agent with a holder's credentials; it need not become ready."""
+        return await self.programs.start(
+            "outrelay-agent",
+            *("--relay", await self.relay_address()),
+            *self.credentials(holder, pki=pki, ca=ca),
+            *flags,
+        )
+
+    async def cli(self, *args: str, holder: str = "operator", pki: Path | None = None) -> Output:
+        """Run ``outrelay-cli`` with a holder's credentials."""
+        controller = ("--controller", await self.controller_address())
+        return await run("outrelay-cli", *controller, *self.credentials(holder, pki=pki), *args)
+
+    async def allow(self, service: str) -> str:
+        """Let every agent of the tenant call a service, or those of a pattern; the rule's id."""
+        done = await self.cli(
+            *("policy", "add", "--tenant", TENANT, "--caller", "*"),
+            *("--target", service, "--decision", "allow"),
+        )
+        assert done.code == 0, done
+        return done.stdout.strip()
+
+
+@asynccontextmanager
+async def outrelay_world(directory: Path) -> AsyncIterator[World]:
+    """A world that is ready, gone after the ``with``.
+
+    Args:
+        directory: An empty one.
+    """
+    write_pki(directory / "pki")
+    with web_server() as web:
+        async with Backend.start() as backend, Programs() as programs:
+            world = World(programs=programs, directory=directory, backend=backend, web=web)
+            await world.start_controller()
+            await world.allow(ALLOWED)
+            await world.start_relay()
+            await asyncio.gather(world.start_provider(), world.start_consumer())
+            yield world
+            # The relay has something to tell the controller at the end.
+            await asyncio.gather(*(each.stop() for each in (world.consumer, world.provider)))
+            await world.relay.stop()
+
+
+def write_pki(folder: Path) -> Mapping[str, str]:
+    """Certificates of a CA of their own; the holders' identities by name."""
+    pki = dev_pki.create(
+        tenant=TENANT, relay_id="r1", now=datetime.now(UTC), lifetime=timedelta(days=1)
+    )
+    dev_pki.write(pki, folder, namespace="outrelay")
+    return {name: credentials.identity.uri for name, credentials in pki.holders.items()}
