@@ -1,0 +1,114 @@
+"""``outrelay-cli audit`` against a live controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from outrelay.lib.control.v1 import audit_pb2, policy_pb2
+from tests.cli.running import Cli
+from tests.controller.live import AGENT_A, AGENT_B, LiveController
+
+NOW = int(time.time() * 1000)
+HOUR = 3600 * 1000
+
+
+@pytest.fixture(autouse=True)
+async def trail(controller: LiveController) -> AsyncIterator[None]:
+    """An allowed call, its end, and a refused one from long ago."""
+    call = {"tenant": "acme", "caller": AGENT_A, "target": "db", "stream_id": "00" * 8}
+    events = [
+        audit_pb2.AuditEvent(
+            ts_unix_ms=NOW - 2000,
+            event="open",
+            decision=policy_pb2.DECISION_ALLOW,
+            reason="allowed by policy rule 1",
+            **call,  # type: ignore[arg-type]
+        ),
+        audit_pb2.AuditEvent(
+            ts_unix_ms=NOW - 1000,
+            event="close",
+            decision=policy_pb2.DECISION_ALLOW,
+            reason="closed",
+            bytes_up=5,
+            duration_ms=1000,
+            provider=AGENT_B,
+            **call,  # type: ignore[arg-type]
+        ),
+        audit_pb2.AuditEvent(
+            ts_unix_ms=NOW - 5 * HOUR,
+            tenant="acme",
+            caller=AGENT_B,
+            target="we\x1b[2Jb",
+            event="reject",
+            decision=policy_pb2.DECISION_DENY,
+            reason="no policy rule allows it",
+        ),
+    ]
+    async with controller.as_relay() as relay:
+        await relay.audit.RecordBatch(iter([audit_pb2.RecordBatchRequest(events=events)]))
+        yield
+
+
+async def times(cli: Cli, *flags: str) -> list[int]:
+    records = await cli.records("audit", "query", *flags)
+    return [int(str(record["ts_unix_ms"])) - NOW for record in records]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), [-1000, -2000, -5 * HOUR]),
+        (("--since", "1h"), [-1000, -2000]),
+        (("--limit", "1"), [-1000]),
+        (("--limit", "0"), [-1000, -2000, -5 * HOUR]),
+        (("--caller", AGENT_B), [-5 * HOUR]),
+        (("--target", "db", "--decision", "allow", "--stream-id", "00" * 8), [-1000, -2000]),
+        (("--decision", "deny"), [-5 * HOUR]),
+    ],
+)
+async def test_query_filters_newest_first(
+    cli: Cli, flags: tuple[str, ...], expected: list[int]
+) -> None:
+    assert await times(cli, *flags) == expected
+
+
+async def test_json_has_every_field_in_words(cli: Cli) -> None:
+    (event,) = await cli.records("audit", "query", "--limit", "1")
+    assert event["event_id"]
+    del event["event_id"]
+    assert event == {
+        "ts_unix_ms": NOW - 1000,
+        "tenant": "acme",
+        "caller": AGENT_A,
+        "target": "db",
+        "method": "",
+        "decision": "allow",
+        "reason": "closed",
+        "stream_id": "00" * 8,
+        "event": "close",
+        "relay_id": "",
+        "provider": AGENT_B,
+        "bytes_up": 5,
+        "bytes_down": 0,
+        "duration_ms": 1000,
+    }
+
+
+async def test_the_table_has_a_line_for_each_event(cli: Cli) -> None:
+    head, *lines = (await cli.ok("audit", "query")).splitlines()
+    assert head.split()[:3] == ["TIME", "EVENT", "DECISION"]
+    assert [line.split()[2:4] for line in lines] == [
+        ["close", "allow"],
+        ["open", "allow"],
+        ["reject", "deny"],
+    ]
+    assert "1.000" in lines[0]
+
+
+async def test_what_a_peer_sent_cannot_move_the_cursor(cli: Cli) -> None:
+    out = await cli.ok("audit", "query") + await cli.ok("audit", "query", "--output", "json")
+    assert "\x1b" not in out
+    assert r"we\x1b[2Jb" in out

@@ -1,0 +1,55 @@
+"""Tables that fit, lines that do not break, records in words."""
+
+from __future__ import annotations
+
+import pytest
+from rich.text import Text
+
+from outrelay.cli.output import Column, print_table, printable, record_of
+from outrelay.lib.control.v1 import policy_pb2
+
+Row = tuple[str, str, str]
+COLUMNS: tuple[Column[Row], ...] = (
+    Column(title="ID", text=lambda row: row[0], whole=True),
+    Column(title="TEXT", text=lambda row: row[1]),
+    Column(title="MORE", text=lambda row: row[2], extra=True),
+)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("12345678901234567890", "word " * 20, "extra")])
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert any("12345678901234567890" in line for line in lines)
+    assert "MORE" not in lines[0]
+
+
+def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("1", "word " * 100, "extra"), ("2", "[red]not markup", "")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "[red]not markup" in lines[2]
+
+
+def test_a_table_without_rows_is_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [])
+    assert capsys.readouterr().out.split() == ["ID", "TEXT", "MORE"]
+
+
+def test_an_enum_value_nobody_knows_is_its_number() -> None:
+    record = record_of(policy_pb2.PolicyRule(p2p_mode=77))  # type: ignore[arg-type]
+    assert record["p2p_mode"] == "77"
+    assert record["decision"] == "unspecified"
+
+
+def test_printable_escapes_what_is_not() -> None:
+    assert printable("plain ü") == "plain ü"
+    assert printable("a\x1b[2J\n") == r"a\x1b[2J\n"
