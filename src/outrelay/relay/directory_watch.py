@@ -9,14 +9,24 @@ Source: control-plane.md, Registry, Watch.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.observe.logs import get_logger
 from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Services
 from outrelay.relay.directory import Copy, Directory, add_row
-from outrelay.relay.registrations import Registrations
 
 log = get_logger(__name__)
+
+
+class Observer(Protocol):
+    """Who has to know what the registry holds."""
+
+    def observed(self, rows: list[registry.Provider]) -> None:
+        """It holds exactly ``rows``, of all relays."""
+
+    def removed(self, uri: str, name: str) -> None:
+        """It no longer holds a row."""
 
 
 class DirectoryWatch:
@@ -24,21 +34,25 @@ class DirectoryWatch:
 
     Args:
         directory: Whose copy to keep.
-        registrations: Told what the registry holds of this relay.
+        observer: Told what the registry holds.
         tenant: Whose rows they are; empty: everybody's.
     """
 
     name = "directory"
 
-    def __init__(self, directory: Directory, registrations: Registrations, tenant: str) -> None:
+    def __init__(self, directory: Directory, observer: Observer, tenant: str) -> None:
         self._directory = directory
-        self._registrations = registrations
+        self._observer = observer
         self._tenant = tenant
         self._fresh: Copy | None = None
 
+    def begin(self) -> None:
+        """A call begins: with all rows."""
+        self._fresh = {}
+
     def open(self, services: Services) -> AsyncIterator[registry.WatchEvent]:
         """See ``Watch``."""
-        self._fresh = {}
+        self.begin()
         metadata = (SNAPSHOT,) if self._tenant else (SNAPSHOT, ALL_TENANTS)
         request = registry.WatchRequest(tenant=self._tenant)
         return aiter(services.registry.Watch(request, metadata=metadata))
@@ -61,7 +75,7 @@ class DirectoryWatch:
 
     def _remove(self, row: registry.Provider) -> None:
         if self._directory.remove(row):
-            self._registrations.removed(row.agent_uri, row.service_id.partition("/")[2])
+            self._observer.removed(row.agent_uri, row.service_id.partition("/")[2])
 
     def _complete(self) -> None:
         if self._fresh is None:
@@ -69,5 +83,5 @@ class DirectoryWatch:
         rows = [row for service in self._fresh.values() for row in service.values()]
         self._directory.replace(self._fresh)
         self._fresh = None
-        self._registrations.observed(rows)
+        self._observer.observed(rows)
         log.info("directory loaded", providers=len(rows))

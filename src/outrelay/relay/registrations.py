@@ -35,6 +35,8 @@ AT_ONCE = 16
 """Agents reconciled at a time."""
 
 _Offers = dict[str, Offer]
+_Held = dict[str, Offer | None]
+"""What the registry holds of an agent; None where a call ended without saying."""
 
 
 class Registrations:
@@ -50,7 +52,7 @@ class Registrations:
         self._controller = controller
         self._directory = directory
         self._relay_id = relay_id
-        self._published: dict[str, _Offers] = {}
+        self._published: dict[str, _Held] = {}
         self._dirty: dict[str, None] = {}
         self._refused: set[str] = set()
         self._changed = asyncio.Event()
@@ -62,7 +64,7 @@ class Registrations:
 
     def observed(self, rows: Iterable[registry.Provider]) -> None:
         """The registry holds exactly ``rows``, of all relays."""
-        held: dict[str, _Offers] = {}
+        held: dict[str, _Held] = {}
         for row in rows:
             name = row.service_id.partition("/")[2]
             if row.relay_id == self._relay_id:
@@ -77,7 +79,9 @@ class Registrations:
 
     def removed(self, uri: str, name: str) -> None:
         """The registry no longer holds a row."""
-        if self._published.get(uri, {}).pop(name, None) is not None:
+        held = self._published.get(uri, {})
+        if name in held:
+            del held[name]
             self._touch(uri)
 
     # ---- the reconciler ------------------------------------------------------------------
@@ -122,6 +126,7 @@ class Registrations:
             await self._deregister(uri, held, wanted)
             for name, offer in wanted.items():
                 if held.get(name) != offer:
+                    held[name] = None
                     await self._register(uri, name, offer)
                     held[name] = offer
         except ControlError as error:
@@ -146,7 +151,7 @@ class Registrations:
             lambda services, timeout: services.registry.RegisterService(request, timeout=timeout)
         )
 
-    async def _deregister(self, uri: str, held: _Offers, wanted: _Offers) -> None:
+    async def _deregister(self, uri: str, held: _Held, wanted: _Offers) -> None:
         """Remove from the registry what of ``held`` is not ``wanted``."""
         gone = [name for name in held if name not in wanted]
         if not gone:
@@ -174,7 +179,7 @@ class Registrations:
             lambda services, timeout: services.registry.DeregisterService(request, timeout=timeout)
         )
 
-    async def _deregister_agent(self, uri: str, held: _Offers) -> None:
+    async def _deregister_agent(self, uri: str, held: _Held) -> None:
         request = registry.DeregisterAgentRequest(
             tenant=Identity.parse(uri).realm, agent_uri=uri, relay_id=self._relay_id
         )

@@ -37,9 +37,13 @@ class PolicyWatch:
         self._tenant = tenant
         self._fresh: PolicySet | None = None
 
+    def begin(self) -> None:
+        """A call begins: with all rules."""
+        self._fresh = PolicySet()
+
     def open(self, services: Services) -> AsyncIterator[policy.PolicyEvent]:
         """See ``Watch``."""
-        self._fresh = PolicySet()
+        self.begin()
         metadata = (SNAPSHOT,) if self._tenant else (SNAPSHOT, ALL_TENANTS)
         request = policy.WatchPoliciesRequest(tenant=self._tenant)
         return aiter(services.policy.Watch(request, metadata=metadata))
