@@ -1,0 +1,122 @@
+"""Sending: each event is stored once, whatever happens to the calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+
+from outrelay.lib.observe.metrics import AuditMetrics
+from outrelay.lib.tasks import beside
+from outrelay.relay.audit import sender as sender_module
+from outrelay.relay.audit.sender import Sender
+from outrelay.relay.audit.trail import Trail
+from outrelay.relay.call import Call
+from tests.relay.fake_controller import FakeController, fake_controller
+
+
+def call(number: int) -> Call:
+    return Call(tenant="acme", caller="a", service=f"s{number}", stream_id=number)
+
+
+@asynccontextmanager
+async def sending(directory: Path, events: int) -> AsyncIterator[tuple[Trail, FakeController]]:
+    """A trail of some events that is being sent."""
+    trail = Trail(AuditMetrics(CollectorRegistry()), relay_id="r1")
+    for number in range(1, events + 1):
+        trail.opened(call(number), "provider", "allowed")
+    async with (
+        fake_controller(directory) as fake,
+        fake.line() as controller,
+        beside(Sender(trail, controller).run(), name="sender"),
+    ):
+        yield trail, fake
+
+
+def targets(fake: FakeController) -> list[str]:
+    return [event.target for event in fake.stored.values()]
+
+
+async def test_events_go_out_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender_module, "BATCH", 4)
+    async with sending(tmp_path, 10) as (trail, fake):
+        await trail.settle()
+
+        assert targets(fake) == [f"s{number}" for number in range(1, 11)]
+        assert [name for name, _ in fake.calls.made] == ["RecordBatch"] * 3
+
+
+async def test_a_batch_whose_answer_was_lost_is_sent_again_with_the_same_ids(
+    tmp_path: Path,
+) -> None:
+    async with sending(tmp_path, 0) as (trail, fake):
+        fake.loses_answers = True
+        trail.opened(call(1), "provider", "allowed")
+        trail.opened(call(2), "provider", "allowed")
+        await trail.settle()
+
+        assert len(fake.calls.made) == 2
+        assert targets(fake) == ["s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ],
+)
+async def test_through_an_outage_nothing_is_lost(tmp_path: Path, code: grpc.StatusCode) -> None:
+    async with sending(tmp_path, 0) as (trail, fake):
+        fake.failures["RecordBatch"] = code
+        trail.opened(call(1), "provider", "allowed")
+        await fake.calls.number("RecordBatch", 2)
+        trail.opened(call(2), "provider", "allowed")
+        assert targets(fake) == []
+        fake.failures.clear()
+        await trail.settle()
+
+        assert targets(fake) == ["s1", "s2"]
+
+
+async def test_a_controller_without_batches_gets_them_one_by_one(tmp_path: Path) -> None:
+    async with sending(tmp_path, 0) as (trail, fake):
+        fake.failures["RecordBatch"] = grpc.StatusCode.UNIMPLEMENTED
+        for number in (1, 2):
+            trail.opened(call(number), "provider", "allowed")
+        await trail.settle()
+        trail.opened(call(3), "provider", "allowed")
+        await trail.settle()
+
+        assert targets(fake) == ["s1", "s2", "s3"]
+        assert [name for name, _ in fake.calls.made].count("RecordBatch") == 1
+
+
+async def test_an_event_that_is_refused_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with sending(tmp_path, 0) as (trail, fake):
+        fake.refuses = lambda event: event.target == "s3"
+        for number in range(1, 6):
+            trail.opened(call(number), "provider", "allowed")
+        await trail.settle()
+
+        assert sorted(targets(fake)) == ["s1", "s2", "s4", "s5"]
+    assert "refused for good" in caplog.text
+
+
+async def test_a_relay_about_to_stop_does_not_wait_long_between_tries(tmp_path: Path) -> None:
+    async with sending(tmp_path, 0) as (trail, fake):
+        trail.settling.set()
+        fake.failures["RecordBatch"] = grpc.StatusCode.UNAVAILABLE
+        trail.opened(call(1), "provider", "allowed")
+        await fake.calls.number("RecordBatch", 5)
+        fake.failures.clear()
+        await trail.settle()
+
+        assert targets(fake) == ["s1"]

@@ -1,0 +1,73 @@
+"""The heartbeat: regular, at once when there is news, and the judge of the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.lib.tasks import beside
+from outrelay.relay.controller import Controller
+from outrelay.relay.heartbeat import Heartbeat
+from tests.relay.fake_controller import fake_controller
+
+
+class State:
+    """What there is to tell."""
+
+    draining = False
+
+    def describe(self) -> registry.UpsertRelayRequest:
+        return registry.UpsertRelayRequest(
+            id="r1", region="local", endpoint="127.0.0.1:7443", draining=self.draining
+        )
+
+
+async def test_it_beats_and_beats_again(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path) as fake, fake.line() as controller:
+        heartbeat = Heartbeat(controller, State().describe, interval=0.01)
+        async with beside(heartbeat.run(), name="heartbeat"):
+            await fake.calls.number("UpsertRelay", 3)
+
+        [first, *_] = fake.calls.of("UpsertRelay", registry.UpsertRelayRequest)
+        assert (first.id, first.region, first.endpoint) == ("r1", "local", "127.0.0.1:7443")
+
+
+async def test_news_are_told_at_once(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path) as fake, fake.line() as controller:
+        state = State()
+        heartbeat = Heartbeat(controller, state.describe, interval=3600)
+        async with beside(heartbeat.run(), name="heartbeat"):
+            await fake.calls.number("UpsertRelay", 1)
+            state.draining = True
+            heartbeat.hurry()
+            await fake.calls.number("UpsertRelay", 2)
+
+        beats = fake.calls.of("UpsertRelay", registry.UpsertRelayRequest)
+        assert [beat.draining for beat in beats] == [False, True]
+
+
+async def test_a_refusal_is_logged_once_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="outrelay")
+    async with fake_controller(tmp_path) as fake, fake.line() as controller:
+        fake.failures["UpsertRelay"] = grpc.StatusCode.PERMISSION_DENIED
+        heartbeat = Heartbeat(controller, State().describe, interval=0.01)
+        async with beside(heartbeat.run(), name="heartbeat"):
+            await fake.calls.number("UpsertRelay", 3)
+            fake.failures.clear()
+            await fake.calls.number("UpsertRelay", 6)
+    assert caplog.text.count("heartbeat not taken") == 1
+    assert caplog.text.count("heartbeat taken") == 1
+
+
+async def test_it_finds_the_controller_that_answers(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path, "second") as second:
+        gone = f"unix:{tmp_path}/gone.sock"
+        async with Controller((gone, second.target), credentials=None, trust=None) as controller:
+            heartbeat = Heartbeat(controller, State().describe)
+            async with beside(heartbeat.run(), name="heartbeat"):
+                await second.calls.number("UpsertRelay", 1)
