@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrelay.lib.errors import ErrorCode
-from outrelay.lib.transport.quic import aioquic_send
+from outrelay.lib.transport.quic import aioquic_core, aioquic_send
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
-from outrelay.lib.transport.quic.aioquic_streams import BURST
+from outrelay.lib.transport.quic.aioquic_streams import BURST, GrantedLimit
 from outrelay.lib.transport.quic.engine import STREAM_WINDOW, STREAMS, EventKind
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from tests.lib.transport.quic.engines import agent, relay
@@ -134,19 +134,17 @@ def test_the_address_of_a_connection_that_is_gone_is_not_known(ends: tuple[End, 
         near.host.engine.address(near.number + 1)
 
 
-def test_timers_of_long_transfers_do_not_pile_up(network: Network) -> None:
-    server = network.host(relay())
-    most = 0
-    for _ in range(3):
-        near, far = network.connect(network.host(agent()), server)
-        stream = near.must_open()
-        Sink(far, stream)
-        Source(near, stream, bytes(2 * MIB))
-    for _ in range(400):
-        network.run_for(0.005)
-        most = max(most, len(engine_of(server)._deadlines), len(engine_of(near.host)._deadlines))
+def test_timers_of_long_conversations_do_not_pile_up(network: Network) -> None:
+    client, server = network.host(agent()), network.host(relay())
+    one, other = (network.connect(client, server)[0] for _ in range(2))
+    for _ in range(300):  # always one of them waits for an answer
+        one.ping()
+        network.run_for(0.015)
+        other.ping()
+        network.run_for(0.015)
 
-    assert most <= 100
+    assert len(engine_of(client)._deadlines) <= 100
+    assert len(engine_of(server)._deadlines) <= 100
 
 
 def test_nothing_asks_to_be_called_again_at_rest(network: Network, ends: tuple[End, End]) -> None:
@@ -212,6 +210,30 @@ def test_a_window_grows_no_further_than_its_limit(monkeypatch: pytest.MonkeyPatc
     assert 2 * STREAM_WINDOW < window <= 4 * STREAM_WINDOW
 
 
+def test_a_connection_sends_no_more_than_its_peer_lets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aioquic_core, "CONNECTION_WINDOW", MIB // 4)
+    monkeypatch.setattr(aioquic_core, "Limit", GrantedLimit)  # one that does not raise itself
+    network = Network()
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+    sources = [Source(near, near.must_open(), bytes(MIB)) for _ in range(3)]
+
+    def sent() -> int:
+        return sum(source.written - near.unsent(source.stream) for source in sources)
+
+    network.run_for(5.0)
+    assert sent() == MIB // 4
+    credit = cast("GrantedLimit", core_of(far)._local_max_data)
+    for _ in range(MIB // 4):
+        credit.grant()
+    far.ping()
+    network.run_for(5.0)
+
+    assert sent() == MIB // 2
+    assert not near.events(EventKind.LOST)
+
+
 # Keys
 
 
@@ -239,6 +261,19 @@ def test_keys_change_in_the_middle_of_a_transfer(path: Path, who: list[int]) -> 
 
     assert [bytes(sink.data) for sink in sinks] == [payload(MIB)] * 2
     assert phases == {0, 1} or who == [0, 1]
+
+
+def test_who_changes_keys_need_not_send_again(network: Network, ends: tuple[End, End]) -> None:
+    near, far = ends
+    stream = near.must_open()
+    sink = Sink(far, stream)
+    Source(near, stream, payload(2 * MIB))
+    for part in range(1, 8):
+        network.run(lambda part=part: len(sink.data) > part * MIB // 4)  # type: ignore[misc]
+        core_of(near).request_key_update()
+    network.run(lambda: sink.finished)
+
+    assert sum(near.host.sent_sizes) < 1.05 * 2 * MIB
 
 
 # Faults inside aioquic

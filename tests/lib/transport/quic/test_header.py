@@ -98,8 +98,8 @@ def test_every_cut_of_an_initial_is_no_header_until_it_is_whole() -> None:
     [
         b"",
         b"\x40" * CID_LENGTH,
-        long_header(bytes(21), b""),
-        long_header(b"", bytes(21)),
+        long_header(bytes(21), b"", rest=bytes(100)),
+        long_header(b"", bytes(21), rest=bytes(100)),
     ],
     ids=["empty", "short", "long destination", "long source"],
 )
