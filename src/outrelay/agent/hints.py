@@ -8,7 +8,7 @@ from __future__ import annotations
 from outrelay.lib.errors import RejectCode
 from outrelay.lib.identity.uri import Identity
 
-FOR_RELAY = "check --cert, --key, --ca and --server-name: all must come from the relay's CA"
+FOR_RELAY = "relay and agent need one CA: check --cert, --key, --ca and --server-name"
 """When relay and agent do not accept each other's certificates."""
 
 _HINTS = {

@@ -130,9 +130,9 @@ async def test_several_refusals_are_told_in_one(second_final: bool, final: bool)
     assert refusal.value.final is final
 
 
-async def test_one_reason_is_told_once() -> None:
+async def test_one_peer_and_one_reason_are_told_once() -> None:
     with pytest.raises(Refused, match=r"^a:1, b:2: nobody answered$"):
-        await race([[refused("a:1"), refused("b:2")]])
+        await race([[refused("a:1"), refused("b:2"), refused("a:1")]])
 
 
 class Names:

@@ -41,7 +41,7 @@ log = logs.get_logger(__name__)
 PROTOCOL_VERSION = "orp/1"
 
 DIAL_FIRST = 2.0
-DIAL_MOST = 10.0
+DIAL_MOST = 5.0
 """Seconds a relay has to answer: few at first, so that one that has just restarted is dialled
 anew rather than at the next retransmission; doubled with every failure."""
 

@@ -173,7 +173,7 @@ def _joined(refusals: Sequence[Refused], *, one_peer: bool) -> Refused:
     if len(refusals) == 1:
         return refusals[0]
     return Refused(
-        ", ".join(each.peer for each in refusals),
+        ", ".join(dict.fromkeys(each.peer for each in refusals)),
         "; ".join(dict.fromkeys(each.reason for each in refusals)),
         final=len(finals) == len(refusals),
     )
