@@ -20,6 +20,8 @@ from tests.relay.rooms import RELAY
 from tests.support.peers import AGENT_A, AGENT_B, read_all
 from tests.support.turns import everybody_waits, until
 
+pytestmark = pytest.mark.both_loops
+
 
 @dataclass(kw_only=True)
 class Line:

@@ -72,12 +72,14 @@ class PolicyWatch:
             self._fresh.add(rule)
         else:
             self._judge.add(rule)
+            log.debug("policy rule added", id=rule.id, tenant=rule.tenant)
 
     def _remove(self, tenant: str, rule_id: str) -> None:
         if self._fresh is not None:
             self._fresh.remove(tenant, rule_id)
         else:
             self._judge.remove(tenant, rule_id)
+            log.debug("policy rule removed", id=rule_id, tenant=tenant)
 
     def _complete(self) -> None:
         if self._fresh is None:

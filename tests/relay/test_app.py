@@ -1,0 +1,321 @@
+"""The relay as a whole, with a real controller: what it learns, tells, and leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Task
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from outrelay.lib.control.v1 import audit_pb2, policy_pb2, registry_pb2
+from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Reset
+from outrelay.lib.identity.certs import Credentials
+from outrelay.lib.identity.uri import Identity
+from outrelay.lib.observe.metrics import RelayMetrics
+from outrelay.lib.tasks import beside
+from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
+from outrelay.relay import app
+from outrelay.relay.app import Relay, check, run
+from outrelay.relay.controller import Controller
+from outrelay.relay.options import RelayOptions
+from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
+from tests.relay.rooms import RELAY
+from tests.support.events import Events, events
+from tests.support.peers import (
+    AGENT_A,
+    AGENT_B,
+    FEATURES,
+    AgentPeer,
+    accept,
+    read_all,
+    rejection,
+)
+from tests.support.pki import TestPki, save, save_trust
+
+ANY_PORT = ("127.0.0.1", 0)
+NOBODY = "127.0.0.1:1"
+
+
+def options_for(directory: Path, credentials: Credentials, pki: TestPki) -> RelayOptions:
+    """Options of a relay that listens on any port and calls nobody."""
+    files = save(credentials, directory / "relay")
+    return RelayOptions(
+        listen=ANY_PORT,
+        controllers=(NOBODY,),
+        cert=files.cert,
+        key=files.key,
+        ca=save_trust(pki.trust, directory / "relay-ca.pem"),
+    )
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A relay on the in-memory carrier, and who wants to see it stop."""
+
+    network: MemoryNetwork
+    listener: MemoryListener
+    stop: asyncio.Event
+    seen: Events
+    task: Task[None]
+
+    async def agent(self, identity: Identity) -> AgentPeer:
+        """An agent that has said HELLO."""
+        peer = await self.dial(identity)
+        await peer.hello(*FEATURES)
+        return peer
+
+    async def dial(self, identity: Identity) -> AgentPeer:
+        """An agent that has said nothing yet."""
+        return await AgentPeer.dial(self.network.dialer(identity), self.listener.address, identity)
+
+
+@asynccontextmanager
+async def running(
+    options: RelayOptions, target: str, *, pki: TestPki | None = None
+) -> AsyncIterator[Running]:
+    """A relay that serves; with a PKI it calls the controller over TLS."""
+    network = MemoryNetwork()
+    listener = network.listen(("127.0.0.1", 0), RELAY)
+    stop = asyncio.Event()
+    credentials, trust = (pki.relay(), pki.trust) if pki else (None, None)
+    with events() as seen:
+        async with Controller((target,), credentials=credentials, trust=trust) as controller:
+            relay = Relay(options, "r1", controller, RelayMetrics.on(CollectorRegistry()))
+            async with beside(relay.serve(listener, stop), name="relay under test") as task:
+                await seen.wait("ready")
+                yield Running(network=network, listener=listener, stop=stop, seen=seen, task=task)
+                stop.set()
+                await task
+
+
+@dataclass(kw_only=True)
+class World:
+    """A relay with a controller, and an operator of the tenant."""
+
+    relay: Running
+    controller: LiveController
+    operator: Stubs
+
+    async def allow(self, target: str) -> None:
+        """Add a rule, and wait until the relay has it."""
+        request = policy_pb2.AddPolicyRequest(rule=policy_rule(target_pattern=target))
+        added = await self.operator.policy.AddPolicy(request, timeout=5)
+        await self.relay.seen.wait("policy rule added", id=added.id)
+
+    async def providers(self, name: str) -> list[registry_pb2.Provider]:
+        """Who offers a service, as the controller has it."""
+        request = registry_pb2.ResolveRequest(tenant="acme", service_name=name)
+        async with self.controller.as_relay("r1") as stubs:
+            return list((await stubs.registry.Resolve(request, timeout=5)).providers)
+
+    async def audit(self) -> list[audit_pb2.AuditEvent]:
+        """What the controller has stored, oldest first."""
+        request = audit_pb2.QueryAuditRequest(tenant="acme")
+        return [event async for event in self.operator.audit.Query(request, timeout=5)][::-1]
+
+
+@asynccontextmanager
+async def world(directory: Path, **changes: object) -> AsyncIterator[World]:
+    async with live_controller(directory) as controller, controller.as_operator() as operator:
+        options = options_for(directory, controller.pki.relay(), controller.pki)
+        changed = replace(options, **changes)  # type: ignore[arg-type]
+        async with running(changed, controller.targets["tls"], pki=controller.pki) as relay:
+            await relay.seen.wait("policy loaded")
+            await relay.seen.wait("heartbeat taken")
+            yield World(relay=relay, controller=controller, operator=operator)
+
+
+@dataclass(kw_only=True)
+class Line:
+    """A spliced stream."""
+
+    near: Stream
+    far: Stream
+
+
+async def spliced(made: World) -> Line:
+    """Agent A calls the service db of agent B."""
+    await made.allow("db")
+    provider = await made.relay.agent(AGENT_B)
+    await provider.register("db")
+    consumer = await made.relay.agent(AGENT_A)
+    near = await consumer.open("db", stream_id=7)
+    far, _incoming = await provider.incoming()
+    await accept(far)
+    await consumer.ready()
+    return Line(near=near, far=far)
+
+
+async def test_it_decides_by_the_controllers_policy_and_tells_what_happened(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as made:
+        provider = await made.relay.agent(AGENT_B)
+        await provider.register("db")
+        consumer = await made.relay.agent(AGENT_A)
+        assert (await rejection(await consumer.open("db", stream_id=1)))[0] == 403
+
+        await made.allow("db")
+        near = await consumer.open("db", stream_id=2)
+        far, _incoming = await provider.incoming()
+        await accept(far)
+        assert (await consumer.ready()).stream_id == 2
+        await near.write(b"question")
+        near.finish()
+        assert await read_all(far) == b"question"
+        far.finish()
+        await made.relay.seen.wait("stream ended")
+        made.relay.stop.set()
+        await made.relay.task
+
+        stored = await made.audit()
+        assert {(event.event, event.method, event.stream_id[-1:]) for event in stored} == {
+            ("", "REGISTER", ""),
+            ("reject", "", "1"),
+            ("open", "", "2"),
+            ("close", "", "2"),
+        }
+        [close] = [event for event in stored if event.event == "close"]
+        assert (close.bytes_up, close.relay_id, close.provider) == (8, "r1", AGENT_B.uri)
+
+
+async def test_what_its_agents_offer_is_in_the_registry_while_they_do(tmp_path: Path) -> None:
+    async with world(tmp_path, region="here") as made:
+        provider = await made.relay.agent(AGENT_B)
+        await provider.register("db")
+        await made.relay.seen.wait("service registered", relay="r1")
+        [row] = await made.providers("db")
+        assert (row.agent_uri, row.relay_id, row.region) == (AGENT_B.uri, "r1", "here")
+        host, port = made.relay.listener.address
+        assert row.relay_endpoint == f"{host}:{port}"
+
+        provider.connection.close()
+        await made.relay.seen.wait("services deregistered")
+        assert await made.providers("db") == []
+
+
+async def test_without_streams_it_stops_at_once_and_takes_its_rows_along(tmp_path: Path) -> None:
+    async with world(tmp_path, drain=3600.0) as made:
+        provider = await made.relay.agent(AGENT_B)
+        await provider.register("db")
+        await made.relay.seen.wait("service registered", relay="r1")
+        made.relay.stop.set()
+        await made.relay.task
+
+        assert (await provider.connection.wait_closed()).code is ErrorCode.DRAIN
+        assert await made.providers("db") == []
+
+
+async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Path) -> None:
+    async with world(tmp_path, drain=3600.0) as made:
+        line = await spliced(made)
+        made.relay.stop.set()
+        await made.relay.seen.wait("draining")
+        late = await made.relay.dial(AGENT_A)
+        assert (await late.connection.wait_closed()).code is ErrorCode.DRAIN
+
+        await line.near.write(b"to the end")
+        line.near.finish()
+        line.far.finish()
+        assert await read_all(line.far) == b"to the end"
+        await made.relay.task
+        assert [event.reason for event in await made.audit() if event.event == "close"] == [
+            "finished"
+        ]
+
+
+async def test_after_the_drain_streams_are_cut_off_and_recorded(tmp_path: Path) -> None:
+    async with world(tmp_path, drain=0.0) as made:
+        line = await spliced(made)
+        made.relay.stop.set()
+        await made.relay.task
+
+        with pytest.raises(Reset) as caught:
+            await line.near.read()
+        assert caught.value.code is ErrorCode.DRAIN
+        [close] = [event for event in await made.audit() if event.event == "close"]
+        assert close.reason == "this relay is shutting down (DRAIN)"
+
+
+async def test_without_a_controller_it_serves_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SETTLE", 0.01)
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with running(options, NOBODY) as relay:
+        provider = await relay.agent(AGENT_B)
+        await provider.register("db")
+        assert (await rejection(await provider.open("db", stream_id=1)))[0] == 403
+        relay.stop.set()
+        await relay.task
+
+        [line] = relay.seen.of("the controller was not told everything")
+        assert line["audit_events"] == 2  # a registration and a reject
+
+
+async def test_allow_all_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "REMINDER", 0.01)
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with running(replace(options, allow_all=True), NOBODY) as relay:
+        warning = "--allow-all: every stream is allowed, no policy is asked; never in production"
+        line = await relay.seen.wait(warning, count=3)
+        assert line["level"] == "warning"
+
+
+async def test_a_relay_listens_and_stops(tmp_path: Path) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).relay(name="r9"), pki)
+    stop = asyncio.Event()
+    with events() as seen:
+        async with beside(run(options, stop), name="relay under test") as task:
+            listening = await seen.wait("listening")
+            ready = await seen.wait("ready")
+            stop.set()
+            await task
+
+    assert str(listening["address"]).startswith("127.0.0.1:")
+    assert listening["address"] != "127.0.0.1:0"
+    assert ready["relay_id"] == "r9"
+    assert ready["endpoint"] == listening["address"]
+
+
+async def test_a_host_without_an_address_is_a_config_error(tmp_path: Path) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    nowhere = replace(options, listen=("no-such-host.invalid", 0))
+
+    with pytest.raises(ConfigError, match="no-such-host"):
+        await run(nowhere, asyncio.Event())
+
+
+async def test_another_roles_certificate_is_a_config_error(tmp_path: Path) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).agent(), pki)
+
+    with pytest.raises(IdentityError, match="agent"):
+        await run(options, asyncio.Event())
+
+
+def test_check_names_every_fault(tmp_path: Path) -> None:
+    pki = TestPki()
+    fine = options_for(tmp_path, pki.relay(), pki)
+    assert list(check(fine)) == []
+
+    (tmp_path / "empty.pem").write_bytes(b"")
+    broken = replace(fine, ca=tmp_path / "empty.pem", cert=tmp_path / "none.pem")
+    faults = list(check(broken))
+    assert len(faults) == 2
+    assert "none.pem" in faults[0]
+    assert "empty.pem" in faults[1]
+
+
+def test_options_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+    fine = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+
+    with pytest.raises(ConfigError, match="--controller"):
+        replace(fine, controllers=())
+    with pytest.raises(ConfigError, match="--tenant"):
+        replace(fine, tenant="Not A Tenant")

@@ -1,0 +1,101 @@
+"""The command line: every flag becomes its option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from outrelay.relay import command
+from outrelay.relay.options import RelayOptions
+from tests.support.pki import TestPki, save, save_trust
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """The flags that have to be there."""
+    pki = TestPki()
+    relay = save(pki.relay(), tmp_path / "relay")
+    ca = save_trust(pki.trust, tmp_path / "ca.pem")
+    return ["--cert", str(relay.cert), "--key", str(relay.key), "--ca", str(ca)]
+
+
+def built(*flags: str) -> RelayOptions:
+    """The options that a command line makes."""
+    context = command.main.make_context("outrelay-relay", list(flags))
+    common = {"log_format", "log_level", "only_check"}
+    values = {name: value for name, value in context.params.items() if name not in common}
+    wrapped = command.main.callback
+    assert wrapped is not None
+    options = wrapped.__wrapped__(**values)  # type: ignore[attr-defined]
+    assert isinstance(options, RelayOptions)
+    return options
+
+
+def test_the_defaults_are_those_of_the_contract(files: list[str]) -> None:
+    options = built(*files)
+
+    assert options == RelayOptions(
+        listen=("127.0.0.1", 7443),
+        advertise=None,
+        controllers=("127.0.0.1:7444",),
+        controller_plaintext=False,
+        cert=options.cert,
+        key=options.key,
+        ca=options.ca,
+        region="local",
+        relay_id="",
+        tenant="",
+        max_streams_per_agent=10_000,
+        drain=10.0,
+        allow_all=False,
+    )
+
+
+def test_every_flag_has_its_option(files: list[str]) -> None:
+    options = built(
+        *files,
+        *("--listen", "0.0.0.0:1", "--advertise", "relay.example.net:2"),
+        *("--controller", "a:1,b:2", "--controller", "unix:/run/c.sock"),
+        *("--controller-plaintext", "--region", "eu-1", "--relay-id", "r7"),
+        *("--tenant", "acme", "--max-streams-per-agent", "5", "--drain", "1m", "--allow-all"),
+    )
+
+    assert options == RelayOptions(
+        listen=("0.0.0.0", 1),
+        advertise=("relay.example.net", 2),
+        controllers=("a:1", "b:2", "unix:/run/c.sock"),
+        controller_plaintext=True,
+        cert=options.cert,
+        key=options.key,
+        ca=options.ca,
+        region="eu-1",
+        relay_id="r7",
+        tenant="acme",
+        max_streams_per_agent=5,
+        drain=60.0,
+        allow_all=True,
+    )
+
+
+def test_check_is_content_with_what_is_fine(files: list[str]) -> None:
+    done = CliRunner().invoke(command.main, [*files, "--listen", "127.0.0.1:0", "--check"])
+
+    assert (done.exit_code, done.output) == (0, "outrelay-relay: the configuration is fine\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--max-streams-per-agent", "0"], 2),
+        (["--drain", "soon"], 2),
+        (["--tenant", "Not A Tenant"], 78),
+        (["--cert", "/nonexistent.pem", "--check"], 78),
+    ],
+)
+def test_what_is_wrong_is_said(files: list[str], flags: list[str], code: int) -> None:
+    done = CliRunner().invoke(command.main, [*files, *flags])
+
+    assert done.exit_code == code
+    assert flags[0] in done.output or flags[1] in done.output
