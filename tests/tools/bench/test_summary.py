@@ -1,51 +1,15 @@
-"""Figures from measurements, and the table and picture made of them."""
+"""Figures from measurements."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
-from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
-from outrelay.tools.bench import plot, summary, table
-from outrelay.tools.bench.runner import DIRECT, OUTRELAY, Cost, Measurement, Results
-from outrelay.tools.bench.scenarios import MIB, Scenario, Unit, scenarios
-
-COST = Cost(cpu_seconds=2.0, peak_rss=60 * MIB)
-NAMES = ("consumer", "relay", "provider", "controller", "backend", "client")
-SCENARIOS = scenarios(quick=False)
-ONE, SIXTEEN = SCENARIOS[0], SCENARIOS[2]
-PINGS = SCENARIOS[-1]
-
-
-def measured(
-    scenario: Scenario, values: Sequence[float], path: str = OUTRELAY, number: int = 1
-) -> Measurement:
-    return Measurement(
-        scenario=scenario.name,
-        path=path,
-        round=number,
-        values=values,
-        costs=dict.fromkeys(NAMES, COST),
-    )
-
-
-def everything() -> list[Measurement]:
-    """Measurements of all scenarios, ours slower than direct."""
-    return [
-        measured(scenario, [factor * 10.0], path)
-        for scenario in SCENARIOS
-        for path, factor in ((OUTRELAY, 1.0), (DIRECT, 30.0 if scenario.unit == "MB/s" else 0.01))
-    ]
-
-
-def shown(*figures: summary.Figure) -> str:
-    out = io.StringIO()
-    Console(file=out, width=table.WIDTH).print(table.speed(figures))
-    return out.getvalue()
+from outrelay.tools.bench import summary
+from outrelay.tools.bench.runner import Results
+from outrelay.tools.bench.scenarios import MIB
+from tests.tools.bench.measurements import ONE, PINGS, SCENARIOS, SIXTEEN, everything, measured
 
 
 def test_rounds_become_one_figure() -> None:
@@ -80,35 +44,3 @@ def test_the_document_is_json_and_holds_everything() -> None:
     assert read["summary"][0]["scenario"] == "upload"
     assert read["idle_rss"] == {"relay": 70 * MIB}
     assert read["machine"]["cores"] >= 1
-
-
-def test_the_tables_say_whether_goals_are_met() -> None:
-    text = shown(*summary.figures(SCENARIOS, everything()))
-    assert "≥ 12 ✗" in text  # upload: 10 MB/s
-    assert "≥ 9 ✓" in text  # 16 streams: as fast as one
-    assert "≤ 8 ✗" in text
-    out = io.StringIO()
-    rss = {"controller": 90 * MIB, "relay": 70 * MIB, "consumer": 80 * MIB}
-    Console(file=out).print(table.idle(rss))
-    assert "≤ 80 ✓" in out.getvalue()
-    assert "≤ 70 ✗" in out.getvalue()
-
-
-def test_a_goal_that_depends_on_what_was_not_measured_is_not_shown() -> None:
-    pair = [measured(SIXTEEN, [17.0], path) for path in (OUTRELAY, DIRECT)]
-    assert "≥" not in shown(*summary.figures(SCENARIOS, pair))
-
-
-def test_the_picture_is_well_formed_and_holds_every_scenario() -> None:
-    picture = plot.svg(summary.figures(SCENARIOS, everything()), "a <caption>")
-    texts = [text.text for text in ElementTree.fromstring(picture).iter() if text.text]
-    assert {scenario.name for scenario in SCENARIOS} <= set(texts)
-    assert "a <caption>" in texts
-    assert "10.0 OutRelay" in texts
-    assert "300.0 direct TCP →" in texts  # off the scale
-
-
-def test_the_picture_of_one_unit_has_one_panel() -> None:
-    rates = [each for each in everything() if each.scenario == ONE.name]
-    picture = plot.svg(summary.figures(SCENARIOS, rates), "")
-    assert Unit.DELAY + "," not in picture

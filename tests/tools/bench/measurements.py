@@ -1,0 +1,35 @@
+"""Measurements as a run would make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outrelay.tools.bench.runner import DIRECT, OUTRELAY, Cost, Measurement
+from outrelay.tools.bench.scenarios import MIB, Scenario, scenarios
+
+COST = Cost(cpu_seconds=2.0, peak_rss=60 * MIB)
+NAMES = ("consumer", "relay", "provider", "controller", "backend", "client")
+SCENARIOS = scenarios(quick=False)
+ONE, SIXTEEN = SCENARIOS[0], SCENARIOS[2]
+PINGS = SCENARIOS[-1]
+
+
+def measured(
+    scenario: Scenario, values: Sequence[float], path: str = OUTRELAY, number: int = 1
+) -> Measurement:
+    return Measurement(
+        scenario=scenario.name,
+        path=path,
+        round=number,
+        values=values,
+        costs=dict.fromkeys(NAMES, COST),
+    )
+
+
+def everything() -> list[Measurement]:
+    """Measurements of all scenarios, ours slower than direct."""
+    return [
+        measured(scenario, [factor * 10.0], path)
+        for scenario in SCENARIOS
+        for path, factor in ((OUTRELAY, 1.0), (DIRECT, 30.0 if scenario.unit == "MB/s" else 0.01))
+    ]
