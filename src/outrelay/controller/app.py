@@ -32,6 +32,7 @@ from outrelay.controller.store import Store, open_store
 from outrelay.controller.upkeep import run_upkeep
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import ControllerMetrics, new_registry
+from outrelay.lib.service import cause_of
 from outrelay.lib.tasks import beside
 from outrelay.lib.values import address_text
 
@@ -61,14 +62,17 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
     check_listeners(options)
     check_database(options.db)
     identity = load_identity(options)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(options.db))
-        relays = Relays(await store.bindings.relays(), time.monotonic)
-        upkeep = run_upkeep(store, relays, now_ms, options.audit_retention)
-        await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
-        listeners = await stack.enter_async_context(_listeners(store, relays))
-        stack.callback(store.close_feeds)
-        yield await _listen(listeners, options, identity)
+    try:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(options.db))
+            relays = Relays(await store.bindings.relays(), time.monotonic)
+            upkeep = run_upkeep(store, relays, now_ms, options.audit_retention)
+            await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
+            listeners = await stack.enter_async_context(_listeners(store, relays))
+            stack.callback(store.close_feeds)
+            yield await _listen(listeners, options, identity)
+    except ExceptionGroup as errors:
+        raise cause_of(errors) from errors
 
 
 @asynccontextmanager

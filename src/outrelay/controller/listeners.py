@@ -47,7 +47,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     # Finds out about relays that vanished without a word: their watches end.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # however quiet a watch is
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from outrelay.controller.store import Audit
 from outrelay.controller.store import audit as audit_store
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
@@ -174,4 +175,21 @@ class TestQuery:
         assert [(await take(follow)).ts_unix_ms for _ in range(2)] == [20, 5]
         assert await record(relay, event(5, target="db", event_id="new"), event(6, target="db"))
         assert (await take(follow)).ts_unix_ms == 6
+        follow.cancel()
+
+    async def test_a_follower_misses_nothing_that_comes_while_the_past_is_read(
+        self, operator: Stubs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        last_seq = Audit.last_seq
+
+        async def busy(audit: Audit) -> int:
+            await audit.record([event(60, event_id="before")])
+            seen = await last_seq(audit)
+            await audit.record([event(70, event_id="after")])
+            return seen
+
+        monkeypatch.setattr(Audit, "last_seq", busy)
+        request = pb.QueryAuditRequest(tenant="acme", since_unix_ms=60, follow=True)
+        follow = operator.audit.Query(request, timeout=TIMEOUT)
+        assert [(await take(follow)).event_id for _ in range(2)] == ["before", "after"]
         follow.cancel()

@@ -9,7 +9,9 @@ from random import Random
 import grpc
 import pytest
 
+from outrelay.controller.store import Policies
 from outrelay.lib.control.v1 import policy_pb2 as pb
+from outrelay.lib.policy import Rule
 from outrelay.lib.tasks import spawn
 from tests.controller.live import (
     ALL_TENANTS,
@@ -19,6 +21,7 @@ from tests.controller.live import (
     policy_rule,
     refused,
 )
+from tests.lib.policy.rules import allow
 
 ADDED = pb.PolicyEvent.POLICY_KIND_ADDED
 REMOVED = pb.PolicyEvent.POLICY_KIND_REMOVED
@@ -166,6 +169,27 @@ class TestWatch:
             await add(admin, policy_rule("other"))
             mine = await add(admin)
             assert (await take(watch)).rule.id == mine
+
+    async def test_what_changes_around_the_snapshot_comes_once(
+        self, operator: Stubs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Just before the snapshot is read, and just after, when it is about to be sent."""
+        snapshot = Policies.snapshot
+
+        async def busy(policies: Policies, tenant: str | None) -> tuple[list[Rule], int]:
+            await policies.add(allow(id="before"))
+            read = await snapshot(policies, tenant)
+            await policies.add(allow(id="after"))
+            return read
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Policies, "snapshot", busy)
+            watch = watch_policies(operator)
+            events = [await take(watch) for _ in range(3)]
+        await add(operator, policy_rule(id="last"))
+        events.append(await take(watch))
+        assert [event.rule.id for event in events] == ["before", "", "after", "last"]
+        assert events[1].kind == SNAPSHOT_END
 
     async def test_under_concurrent_changes_loses_and_repeats_nothing(
         self, controller: LiveController

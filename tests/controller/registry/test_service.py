@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from outrelay.controller import upkeep
 from outrelay.controller.feed import QUEUE_LIMIT
 from outrelay.controller.registry import relays as relays_module
+from outrelay.controller.store import Binding, Bindings, Service
 from outrelay.lib.control.v1 import registry_pb2 as pb
 from outrelay.lib.tasks import spawn
 from tests.controller.live import (
@@ -259,6 +260,30 @@ class TestWatch:
             assert (await take(watch)).kind == pb.EVENT_KIND_SNAPSHOT_END
             await relay.registry.RegisterService(registration("web"))
             assert short(await take(watch))[1] == "web"
+
+    async def test_what_changes_around_the_snapshot_comes_once(
+        self, relay: Stubs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Just before the snapshot is read, and just after, when it is about to be sent."""
+        snapshot = Bindings.snapshot
+
+        async def add(bindings: Bindings, name: str) -> None:
+            service = Service(tenant="acme", name=name, agent_uri=AGENT_A, relay_id="r1")
+            await bindings.register(service, holder="", now_ms=1)
+
+        async def busy(bindings: Bindings, tenant: str | None) -> tuple[list[Binding], int]:
+            await add(bindings, "before")
+            read = await snapshot(bindings, tenant)
+            await add(bindings, "after")
+            return read
+
+        monkeypatch.setattr(Bindings, "snapshot", busy)
+        async with watching(relay, pb.WatchRequest(tenant="acme"), SNAPSHOT) as watch:
+            events = [await take(watch) for _ in range(3)]
+            await relay.registry.RegisterService(registration("last"))
+            events.append(await take(watch))
+        assert [event.service_name for event in events] == ["before", "", "after", "last"]
+        assert events[1].kind == pb.EVENT_KIND_SNAPSHOT_END
 
     async def test_tells_some_services_or_those_of_all_tenants(self, relay: Stubs) -> None:
         some = pb.WatchRequest(tenant="acme", service_names=["db", "mail"])

@@ -18,7 +18,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TypeVar
@@ -67,11 +67,6 @@ class Session:
     async def change(self, statement: str, parameters: Parameters) -> int:
         """Run a statement; the number of rows it changed."""
         async with self._connection.execute(statement, parameters) as cursor:
-            return cursor.rowcount
-
-    async def change_many(self, statement: str, each: Iterable[Parameters]) -> int:
-        """Run a statement once for each set of parameters; the number of rows changed."""
-        async with self._connection.executemany(statement, each) as cursor:
             return cursor.rowcount
 
     async def revision(self) -> int:

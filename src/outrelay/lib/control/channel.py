@@ -40,7 +40,8 @@ MAX_MESSAGE = 64 * 1024 * 1024
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.keepalive_time_ms", 300_000),  # plain controllers drop who asks more often
+    # Plain controllers drop who asks more often than every five minutes.
+    ("grpc.keepalive_time_ms", 330_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel does not inherit another's backoff

@@ -1,0 +1,143 @@
+"""How calls end: bugs, broken databases, garbage - and health and reflection for all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from outrelay.controller.feed import Feed
+from outrelay.controller.store import Audit, Policies
+from outrelay.lib.control.v1 import audit_pb2, policy_pb2
+from outrelay.lib.errors import StoreError
+from tests.controller.live import LiveController, refused
+
+LIST = policy_pb2.ListPoliciesRequest(tenant="acme")
+
+
+async def test_a_bug_is_internal_to_the_caller_and_a_trace_in_the_log(
+    controller: LiveController, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_policies: Policies, _tenant: str) -> None:
+        raise LookupError("secret detail")
+
+    monkeypatch.setattr(Policies, "snapshot", broken)
+    async with controller.admin() as stubs:
+        async with refused(grpc.StatusCode.INTERNAL, "its log says why") as raised:
+            await stubs.policy.ListPolicies(LIST)
+        assert "secret" not in str(raised.value.details())
+        async with refused(grpc.StatusCode.INTERNAL):
+            await stubs.policy.Watch(policy_pb2.WatchPoliciesRequest(tenant="acme")).read()
+    (first, second) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert "call failed" in str(first.msg)
+    assert "LookupError" in str(first.msg)
+    assert "Policy/Watch" in str(second.msg)
+
+
+async def test_a_bug_that_is_a_timeout_is_not_taken_for_the_certificates_end(
+    controller: LiveController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(_policies: Policies, _tenant: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Policies, "snapshot", slow)
+    async with controller.as_operator() as stubs, refused(grpc.StatusCode.INTERNAL):
+        await stubs.policy.ListPolicies(LIST)
+
+
+async def test_a_database_that_fails_is_unavailable(
+    controller: LiveController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_audit: Audit, _events: object) -> int:
+        raise StoreError("x.db", "database or disk is full")
+
+    monkeypatch.setattr(Audit, "record", full)
+    event = audit_pb2.AuditEvent(tenant="acme")
+    failure = refused(grpc.StatusCode.UNAVAILABLE, "database failed: database or disk is full")
+    async with controller.plaintext() as stubs, failure:
+        await stubs.audit.Record(audit_pb2.RecordAuditRequest(event=event))
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary"])
+async def test_garbage_is_an_invalid_argument(controller: LiveController, kind: str) -> None:
+    method = {
+        "unary_unary": "Policy/ListPolicies",
+        "unary_stream": "Policy/Watch",
+        "stream_unary": "Audit/RecordBatch",
+    }[kind]
+    garbage = b"\xff" * 100
+    async with controller.plaintext() as stubs:
+        rpc = getattr(stubs.channel, kind)(f"/outrelay.control.v1.{method}")
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cannot be decoded"):
+            if kind == "unary_stream":
+                await rpc(garbage).read()
+            else:
+                await rpc(iter([garbage]) if kind == "stream_unary" else garbage)
+
+
+async def test_a_batch_that_is_refused_half_way_leaves_nothing_behind(
+    controller: LiveController,
+) -> None:
+    def batch(tenant: str) -> audit_pb2.RecordBatchRequest:
+        return audit_pb2.RecordBatchRequest(events=[audit_pb2.AuditEvent(tenant=tenant)])
+
+    async with controller.plaintext() as stubs:
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "event.tenant"):
+            await stubs.audit.RecordBatch(iter([batch("acme"), batch("Bad"), batch("acme")]))
+        query = stubs.audit.Query(audit_pb2.QueryAuditRequest(tenant="acme"))
+        assert len([event async for event in query]) == 1
+
+
+async def test_what_does_not_exist_is_unimplemented(controller: LiveController) -> None:
+    async with controller.plaintext() as stubs, refused(grpc.StatusCode.UNIMPLEMENTED):
+        channel: Any = stubs.channel
+        await channel.unary_unary("/outrelay.control.v1.Policy/Nothing")(b"")
+
+
+async def test_a_watcher_that_goes_is_forgotten(
+    controller: LiveController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = asyncio.Event()
+    subscribe = Feed.subscribe
+
+    @contextmanager
+    def seen(feed: Feed[object], wanted: Callable[[object], bool]) -> Iterator[object]:
+        try:
+            with subscribe(feed, wanted) as subscription:
+                yield subscription
+        finally:
+            left.set()
+
+    monkeypatch.setattr(Feed, "subscribe", seen)
+    async with controller.as_relay() as stubs:
+        watch = stubs.policy.Watch(policy_pb2.WatchPoliciesRequest(tenant="acme"))
+        await watch.read()
+        watch.cancel()
+        async with asyncio.timeout(5):
+            await left.wait()
+
+
+class TestForAll:
+    async def test_health(self, controller: LiveController) -> None:
+        async with controller.calling(controller.pki.agent()) as stubs:
+            stub = health_pb2_grpc.HealthStub(stubs.channel)
+            for service in ("", "outrelay.control.v1.Policy"):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def test_reflection(self, controller: LiveController) -> None:
+        async with controller.calling(controller.pki.agent()) as stubs:
+            stub = reflection_pb2_grpc.ServerReflectionStub(stubs.channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            async for answer in stub.ServerReflectionInfo(iter([request])):
+                names = {service.name for service in answer.list_services_response.service}
+                assert {
+                    f"outrelay.control.v1.{name}" for name in ("Registry", "Policy", "Audit")
+                } < names
