@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,21 @@ async def test_events_go_out_in_batches(tmp_path: Path, monkeypatch: pytest.Monk
 
         assert targets(fake) == [f"s{number}" for number in range(1, 11)]
         assert [name for name, _ in fake.calls.made] == ["RecordBatch"] * 3
+
+
+async def test_events_that_come_one_after_another_share_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "GATHER", 3600)
+    async with sending(tmp_path, 0) as (trail, fake):
+        for number in (1, 2, 3):
+            trail.opened(call(number), "provider", "allowed")
+            for _ in range(5):  # what the sender does with one event, it does by now
+                await asyncio.sleep(0)
+        await trail.settle()
+
+        assert targets(fake) == ["s1", "s2", "s3"]
+        assert [name for name, _ in fake.calls.made] == ["RecordBatch"]
 
 
 async def test_a_batch_whose_answer_was_lost_is_sent_again_with_the_same_ids(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from outrelay.lib.control.v1 import audit_pb2 as audit
 from outrelay.lib.errors import ControlError
@@ -23,6 +24,9 @@ log = get_logger(__name__)
 
 BATCH = 500
 """Events of one call."""
+
+GATHER = 0.1
+"""Seconds in which events gather before they are sent."""
 
 HURRIED = 0.1
 """Most seconds between tries when the relay is about to stop."""
@@ -47,9 +51,17 @@ class Sender:
         """Send for ever."""
         while True:
             await self._trail.wait()
+            await self._gather()
             batch = self._trail.batch(BATCH)
             await self._store(batch)
             self._trail.stored(len(batch))
+
+    async def _gather(self) -> None:
+        """Let a batch fill: a call for each event would cost more than the streams do."""
+        if self._trail.waiting < BATCH:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER):
+                    await self._trail.settling.wait()
 
     async def _store(self, events: Events) -> None:
         """Send until the controller has all of ``events``, or refuses them for good."""
