@@ -58,6 +58,28 @@ async def test_an_agent_stops_without_a_relay(place: Place) -> None:
         await agent.ended()
 
 
+async def test_a_relay_found_while_stopping_gets_no_services(place: Place) -> None:
+    async with place.agent(consume=["web"], expose={SERVICE: free_port()}) as agent:
+        link = await place.relay.accept()
+        await link.registered()
+        await place.seen.wait("ready")
+        with await agent.app("web") as running:
+            await link.opened()
+            agent.stop.set()
+            await place.seen.wait("draining")
+            link.connection.close(ErrorCode.DRAIN)
+            link = await place.relay.accept()
+            await (await link.opened()).reject(404, "gone")  # the first frame: no REGISTER came
+            assert await running.until_reset() == b""
+        await agent.ended()
+        assert len(place.seen.of("registered")) == 1
+
+
+async def test_an_agent_with_nothing_to_do_says_so(place: Place) -> None:
+    async with place.agent():
+        await place.seen.wait("nothing to do")
+
+
 async def test_running_streams_finish_and_no_new_ones_begin(place: Place) -> None:
     with Backend() as backend:
         async with place.agent(consume=["web"], expose={SERVICE: backend.port}) as agent:

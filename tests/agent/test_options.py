@@ -80,3 +80,8 @@ def test_a_service_has_one_target() -> None:
     twice = (Expose(service="db", target=("a", 1)), Expose(service="db", target=("b", 2)))
     with pytest.raises(ConfigError, match="--expose: db is exposed twice"):
         replace(OPTIONS, expose=twice)
+
+
+def test_there_is_a_relay() -> None:
+    with pytest.raises(ConfigError, match="--relay: names no relay"):
+        replace(OPTIONS, relays=())

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from outrelay.agent import sockets
 from outrelay.agent.options import Limits
-from outrelay.lib.errors import ErrorCode, Reset
+from outrelay.lib.errors import ErrorCode, Refused, Reset
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.values import Address
 from tests.agent.place import OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST, Backend, free_port
 from tests.support.relay_peer import CONSUMER, FEATURES, read_all, read_exactly, reset_code
@@ -83,6 +85,19 @@ async def test_a_closed_backend_is_refused_without_naming_it(place: Place) -> No
         assert reject.code == 502
         assert reject.reason == "the provider's backend cannot be reached: Connection refused"
         await place.seen.wait("backend failed", target=f"{HOST}:{port}", service=SERVICE)
+
+
+async def test_a_backend_without_address_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(endpoint: Address) -> list[Address]:
+        raise Refused(endpoint[0], "the name has no address: not known")
+
+    monkeypatch.setattr(sockets, "resolve", unknown)
+    async with place.provider(free_port()) as (_, link):
+        reject = await (await link.incoming(SERVICE)).rejected()
+        assert reject.code == 502
+        assert "the name has no address" in reject.reason
 
 
 async def test_a_backend_that_does_not_answer_is_refused(place: Place) -> None:

@@ -91,6 +91,10 @@ async def serve(
     options: AgentOptions, identity: Identity, dialer: Dialer, stop: asyncio.Event
 ) -> None:
     """Be the agent ``identity``, on whatever carrier ``dialer`` is."""
+    if not (options.expose or options.consume):
+        log.warning(
+            "nothing to do", hint="offer a service with --expose, or use one with --consume"
+        )
     metrics = AgentMetrics.on(new_registry()).streams
     with ExitStack() as resources:
         listeners = [

@@ -106,8 +106,10 @@ class AgentOptions:
         """Refuse what contradicts itself.
 
         Raises:
-            ConfigError: A service is exposed twice.
+            ConfigError: There is no relay, or a service is exposed twice.
         """
+        if not self.relays:
+            raise ConfigError("--relay", "names no relay", "write it like relay.example:7443")
         for name in _repeated(each.service for each in self.expose):
             raise ConfigError(
                 "--expose", f"{name} is exposed twice", "an agent has one target for a service"

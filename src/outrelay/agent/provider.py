@@ -19,6 +19,7 @@ from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
     ErrorCode,
     ProtocolError,
+    Refused,
     RejectCode,
     StreamRejected,
     TransportError,
@@ -116,6 +117,8 @@ class Provider:
                 return await connect(target)
         except TimeoutError:
             why = f"did not answer within {limit:g} s"
+        except Refused as refused:
+            why = f"cannot be reached: {refused.reason}"
         except OSError as error:
             why = f"cannot be reached: {fault(error)}"
         log.warning("backend failed", service=service, target=address_text(target), reason=why)

@@ -8,6 +8,7 @@ import socket
 import struct
 from contextlib import suppress
 
+from outrelay.lib.transport.dial import resolve
 from outrelay.lib.values import Address
 
 BACKLOG = 1024
@@ -42,27 +43,26 @@ async def connect(address: Address) -> socket.socket:
     """A connection to ``address``, trying every address a name stands for in turn.
 
     Raises:
-        OSError: None of them takes it; the last one's reason.
+        Refused: The name has no address.
+        OSError: None of its addresses takes the connection; the last one's reason.
     """
-    loop = asyncio.get_running_loop()
-    host, port = address
-    failure = OSError("the name has no address")
-    for family, kind, protocol, _, target in await loop.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM
-    ):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            prepare(sock)
-            await loop.sock_connect(sock, target)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
+    *others, last = await resolve(address)
+    for each in others:
+        with suppress(OSError):
+            return await _connect(each)
+    return await _connect(last)
+
+
+async def _connect(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        prepare(sock)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def prepare(sock: socket.socket) -> None:
@@ -86,6 +86,4 @@ def address_of(sock: socket.socket) -> Address:
 
 def fault(error: OSError) -> str:
     """What went wrong, without the addresses that asyncio adds."""
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -125,6 +125,7 @@ class Uplink:
         self._was_ready = False
         self._avoided: Address | None = None
         self._lost_plain: LostPlain | None = None
+        self._offers = options.expose
 
     async def run(self) -> Never:
         """Keep a session up, for ever; cancelled, it closes the connection.
@@ -155,13 +156,15 @@ class Uplink:
         return self._session
 
     async def deregister(self) -> None:
-        """Tell the relay that we offer nothing any longer."""
-        if self._session is None:
+        """Offer nothing any longer, and tell the relay."""
+        offered, self._offers = self._offers, ()
+        session = self._session
+        if session is None:
             return
         try:
             async with asyncio.timeout(DEREGISTER_MOST):
-                for each in self._options.expose:
-                    await self._session.deregister(each.service)
+                for each in offered:
+                    await session.deregister(each.service)
         except (TransportError, TimeoutError) as error:
             log.warning("services not deregistered", error=str(error) or "the relay is slow")
 
@@ -243,7 +246,7 @@ class Uplink:
                 final=True,
             )
         log.warning("disconnected", relay=link.connection.peer, reason=str(closed))
-        if closed.lost and session.is_plain and self._options.expose:
+        if closed.lost and session.is_plain and self._offers:
             self._avoided = link.endpoint
             now = asyncio.get_running_loop().time()
             self._lost_plain = LostPlain(link.endpoint, now + PLAIN_FORGETS)
@@ -263,7 +266,7 @@ class Uplink:
 
     async def register(self, session: Session) -> None:
         """See ``session.Owner``."""
-        await register_all(session, self._options.expose, self._identity)
+        await register_all(session, self._offers, self._identity)
         if not self._was_ready:
             self._was_ready = True
             log.info("ready")

@@ -80,7 +80,7 @@ async def dial(
 
 
 async def resolve(endpoint: Address) -> list[Address]:
-    """The numeric addresses of ``endpoint``, in the system's order of preference.
+    """The numeric addresses of ``endpoint``, at least one, in the system's order of preference.
 
     Raises:
         Refused: Its name has none, or none that can be found out now.
