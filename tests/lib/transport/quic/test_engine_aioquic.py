@@ -242,15 +242,16 @@ def test_a_connection_sends_no_more_than_its_peer_lets_it(
 def test_keys_change_in_the_middle_of_a_transfer(path: Path, who: list[int]) -> None:
     network = Network(seed=2, path=path)
     ends = network.connect(network.host(agent()), network.host(relay()))
+    data = payload(MIB // 2)
     sinks = []
     for source, target in (ends, ends[::-1]):
         stream = source.must_open()
         sinks.append(Sink(target, stream))
-        Source(source, stream, payload(MIB))
+        Source(source, stream, data)
     phases = set()
     for part in range(1, 8):
         network.run(
-            lambda part=part: min(len(sink.data) for sink in sinks) > part * MIB // 8,  # type: ignore[misc]
+            lambda part=part: min(len(sink.data) for sink in sinks) > part * len(data) // 8,  # type: ignore[misc]
             within=60,
         )
         for index in who:
@@ -259,7 +260,7 @@ def test_keys_change_in_the_middle_of_a_transfer(path: Path, who: list[int]) -> 
         phases.add(core_of(ends[0])._cryptos[tls.Epoch.ONE_RTT].key_phase)
     network.run(lambda: all(sink.finished for sink in sinks), within=60)
 
-    assert [bytes(sink.data) for sink in sinks] == [payload(MIB)] * 2
+    assert [bytes(sink.data) for sink in sinks] == [data] * 2
     assert phases == {0, 1} or who == [0, 1]
 
 

@@ -162,6 +162,32 @@ def test_the_other_end_knows_the_new_address(network: Network, ends: tuple[End, 
     assert network.transfer(far, near, payload(MIB)) == payload(MIB)
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_new_address_is_asked_again_when_its_answer_is_lost(
+    network: Network, ends: tuple[End, End], lost: int
+) -> None:
+    near, far = ends
+    stream = far.must_open()
+    sink = Sink(near, stream)
+    Source(far, stream, payload(MIB))
+    network.run(lambda: len(sink.data) > MIB // 4)
+    answers: list[Datagram] = []
+
+    def lose_answers(datagram: Datagram) -> bool:
+        is_answer = datagram.source == near.host.address and len(datagram.data) >= 1200
+        if is_answer and len(answers) < lost:
+            answers.append(datagram)
+            return False
+        return True
+
+    network.passes = lose_answers
+    network.move(near.host)
+    near.ping()
+    network.run(lambda: sink.finished, within=1.0)
+
+    assert len(answers) == lost
+
+
 def test_a_packet_repeated_from_elsewhere_moves_nothing(
     network: Network, ends: tuple[End, End]
 ) -> None:

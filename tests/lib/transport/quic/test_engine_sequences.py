@@ -131,15 +131,21 @@ class Side:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("seed", range(4))
-def test_every_sequence_of_operations_delivers_what_was_sent(path: str, seed: int) -> None:
-    choices = random.Random(f"{path} {seed}")
+@pytest.mark.parametrize("roams", [False, True], ids=["at home", "roaming"])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_sequence_of_operations_delivers_what_was_sent(
+    path: str, roams: bool, seed: int
+) -> None:
+    choices = random.Random(f"{path} {roams} {seed}")
     network = Network(seed=seed, path=PATHS[path])
     ends = network.connect(network.host(agent()), network.host(relay()))
     near, far = (Side(end, choices) for end in ends)
     near.other, far.other = far, near
     for _ in range(250):
         choices.choice([near, far]).act()
+        if roams and choices.random() < 0.02:
+            network.move(near.end.host)
+            near.end.ping()  # the dialling side's are what tells of the move
         if choices.random() < 0.3:
             network.run_for(choices.choice([0.001, 0.02, 0.2]))
     network.run(lambda: near.is_over() & far.is_over(), within=60.0)
