@@ -77,7 +77,7 @@ bench-smoke: $(STAMP)
 
 ##@ Generate
 
-PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto)
+PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto)
 OUT ?= src
 
 .PHONY: proto

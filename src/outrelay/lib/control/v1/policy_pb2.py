@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$outrelay/lib/control/v1/policy.proto\x12\x13outrelay.control.v1\"\xba\x02\n\nPolicyRule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61ller_pattern\x18\x03 \x01(\t\x12\x16\n\x0etarget_pattern\x18\x04 \x01(\t\x12\x16\n\x0emethod_pattern\x18\x05 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0e\x32\x1d.outrelay.control.v1.Decision\x12\x17\n\x0f\x65xpires_unix_ms\x18\x07 \x01(\x03\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x08 \x01(\x03\x12.\n\x08p2p_mode\x18\t \x01(\x0e\x32\x1c.outrelay.control.v1.P2PMode\x12\x32\n\nrelay_mode\x18\n \x01(\x0e\x32\x1e.outrelay.control.v1.RelayMode\"A\n\x10\x41\x64\x64PolicyRequest\x12-\n\x04rule\x18\x01 \x01(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\"\x1f\n\x11\x41\x64\x64PolicyResponse\x12\n\n\x02id\x18\x01 \x01(\t\"1\n\x13RemovePolicyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\'\n\x14RemovePolicyResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\"%\n\x13ListPoliciesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"F\n\x14ListPoliciesResponse\x12.\n\x05rules\x18\x01 \x03(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\"&\n\x14WatchPoliciesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"\xd5\x02\n\x0bPolicyEvent\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.outrelay.control.v1.PolicyEvent.Kind\x12-\n\x04rule\x18\x02 \x01(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\x12\x12\n\nremoved_id\x18\x03 \x01(\t\x12\x11\n\x08revision\x18\xe9\x07 \x01(\x04\x12\x14\n\x0brevoked_uri\x18\xea\x07 \x01(\t\"\xa4\x01\n\x04Kind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11POLICY_KIND_ADDED\x10\x01\x12\x17\n\x13POLICY_KIND_REMOVED\x10\x02\x12\x1c\n\x18POLICY_KIND_SNAPSHOT_END\x10\x03\x12\x17\n\x13POLICY_KIND_REVOKED\x10\x64\x12\x18\n\x14POLICY_KIND_RESTORED\x10\x65*K\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x02*?\n\x07P2PMode\x12\x0f\n\x0bP2P_ALLOWED\x10\x00\x12\x11\n\rP2P_FORBIDDEN\x10\x01\x12\x10\n\x0cP2P_REQUIRED\x10\x02*:\n\tRelayMode\x12\x15\n\x11RELAY_MODE_SPLICE\x10\x00\x12\x16\n\x12RELAY_MODE_FORWARD\x10\x01\x32\x86\x03\n\x06Policy\x12Z\n\tAddPolicy\x12%.outrelay.control.v1.AddPolicyRequest\x1a&.outrelay.control.v1.AddPolicyResponse\x12\x63\n\x0cRemovePolicy\x12(.outrelay.control.v1.RemovePolicyRequest\x1a).outrelay.control.v1.RemovePolicyResponse\x12\x63\n\x0cListPolicies\x12(.outrelay.control.v1.ListPoliciesRequest\x1a).outrelay.control.v1.ListPoliciesResponse\x12V\n\x05Watch\x12).outrelay.control.v1.WatchPoliciesRequest\x1a .outrelay.control.v1.PolicyEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$outrelay/lib/control/v1/policy.proto\x12\x13outrelay.control.v1\"\xba\x02\n\nPolicyRule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61ller_pattern\x18\x03 \x01(\t\x12\x16\n\x0etarget_pattern\x18\x04 \x01(\t\x12\x16\n\x0emethod_pattern\x18\x05 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0e\x32\x1d.outrelay.control.v1.Decision\x12\x17\n\x0f\x65xpires_unix_ms\x18\x07 \x01(\x03\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x08 \x01(\x03\x12.\n\x08p2p_mode\x18\t \x01(\x0e\x32\x1c.outrelay.control.v1.P2PMode\x12\x32\n\nrelay_mode\x18\n \x01(\x0e\x32\x1e.outrelay.control.v1.RelayMode\"A\n\x10\x41\x64\x64PolicyRequest\x12-\n\x04rule\x18\x01 \x01(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\"\x1f\n\x11\x41\x64\x64PolicyResponse\x12\n\n\x02id\x18\x01 \x01(\t\"1\n\x13RemovePolicyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\'\n\x14RemovePolicyResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\"%\n\x13ListPoliciesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"Y\n\x14ListPoliciesResponse\x12.\n\x05rules\x18\x01 \x03(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\x12\x11\n\x08revision\x18\xe9\x07 \x01(\x04\"&\n\x14WatchPoliciesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"\xd5\x02\n\x0bPolicyEvent\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.outrelay.control.v1.PolicyEvent.Kind\x12-\n\x04rule\x18\x02 \x01(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\x12\x12\n\nremoved_id\x18\x03 \x01(\t\x12\x11\n\x08revision\x18\xe9\x07 \x01(\x04\x12\x14\n\x0brevoked_uri\x18\xea\x07 \x01(\t\"\xa4\x01\n\x04Kind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11POLICY_KIND_ADDED\x10\x01\x12\x17\n\x13POLICY_KIND_REMOVED\x10\x02\x12\x1c\n\x18POLICY_KIND_SNAPSHOT_END\x10\x03\x12\x17\n\x13POLICY_KIND_REVOKED\x10\x64\x12\x18\n\x14POLICY_KIND_RESTORED\x10\x65\"s\n\x16ReplacePoliciesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\x05rules\x18\x02 \x03(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x04\"+\n\x17ReplacePoliciesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"b\n\x0e\x45xplainRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\"r\n\x0e\x43onsideredRule\x12-\n\x04rule\x18\x01 \x01(\x0b\x32\x1f.outrelay.control.v1.PolicyRule\x12\x0f\n\x07\x64\x65\x63ides\x18\x02 \x01(\x08\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61llee_side\x18\x04 \x01(\x08\"\xa4\x01\n\x0f\x45xplainResponse\x12/\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1d.outrelay.control.v1.Decision\x12\x17\n\x0fmatched_rule_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\nconsidered\x18\x04 \x03(\x0b\x32#.outrelay.control.v1.ConsideredRule*K\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x02*?\n\x07P2PMode\x12\x0f\n\x0bP2P_ALLOWED\x10\x00\x12\x11\n\rP2P_FORBIDDEN\x10\x01\x12\x10\n\x0cP2P_REQUIRED\x10\x02*:\n\tRelayMode\x12\x15\n\x11RELAY_MODE_SPLICE\x10\x00\x12\x16\n\x12RELAY_MODE_FORWARD\x10\x01\x32\xca\x04\n\x06Policy\x12Z\n\tAddPolicy\x12%.outrelay.control.v1.AddPolicyRequest\x1a&.outrelay.control.v1.AddPolicyResponse\x12\x63\n\x0cRemovePolicy\x12(.outrelay.control.v1.RemovePolicyRequest\x1a).outrelay.control.v1.RemovePolicyResponse\x12\x63\n\x0cListPolicies\x12(.outrelay.control.v1.ListPoliciesRequest\x1a).outrelay.control.v1.ListPoliciesResponse\x12V\n\x05Watch\x12).outrelay.control.v1.WatchPoliciesRequest\x1a .outrelay.control.v1.PolicyEvent0\x01\x12l\n\x0fReplacePolicies\x12+.outrelay.control.v1.ReplacePoliciesRequest\x1a,.outrelay.control.v1.ReplacePoliciesResponse\x12T\n\x07\x45xplain\x12#.outrelay.control.v1.ExplainRequest\x1a$.outrelay.control.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrelay.lib.control.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECISION']._serialized_start=1065
-  _globals['_DECISION']._serialized_end=1140
-  _globals['_P2PMODE']._serialized_start=1142
-  _globals['_P2PMODE']._serialized_end=1205
-  _globals['_RELAYMODE']._serialized_start=1207
-  _globals['_RELAYMODE']._serialized_end=1265
+  _globals['_DECISION']._serialized_start=1629
+  _globals['_DECISION']._serialized_end=1704
+  _globals['_P2PMODE']._serialized_start=1706
+  _globals['_P2PMODE']._serialized_end=1769
+  _globals['_RELAYMODE']._serialized_start=1771
+  _globals['_RELAYMODE']._serialized_end=1829
   _globals['_POLICYRULE']._serialized_start=62
   _globals['_POLICYRULE']._serialized_end=376
   _globals['_ADDPOLICYREQUEST']._serialized_start=378
@@ -50,13 +50,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOLICIESREQUEST']._serialized_start=570
   _globals['_LISTPOLICIESREQUEST']._serialized_end=607
   _globals['_LISTPOLICIESRESPONSE']._serialized_start=609
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=679
-  _globals['_WATCHPOLICIESREQUEST']._serialized_start=681
-  _globals['_WATCHPOLICIESREQUEST']._serialized_end=719
-  _globals['_POLICYEVENT']._serialized_start=722
-  _globals['_POLICYEVENT']._serialized_end=1063
-  _globals['_POLICYEVENT_KIND']._serialized_start=899
-  _globals['_POLICYEVENT_KIND']._serialized_end=1063
-  _globals['_POLICY']._serialized_start=1268
-  _globals['_POLICY']._serialized_end=1658
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=698
+  _globals['_WATCHPOLICIESREQUEST']._serialized_start=700
+  _globals['_WATCHPOLICIESREQUEST']._serialized_end=738
+  _globals['_POLICYEVENT']._serialized_start=741
+  _globals['_POLICYEVENT']._serialized_end=1082
+  _globals['_POLICYEVENT_KIND']._serialized_start=918
+  _globals['_POLICYEVENT_KIND']._serialized_end=1082
+  _globals['_REPLACEPOLICIESREQUEST']._serialized_start=1084
+  _globals['_REPLACEPOLICIESREQUEST']._serialized_end=1199
+  _globals['_REPLACEPOLICIESRESPONSE']._serialized_start=1201
+  _globals['_REPLACEPOLICIESRESPONSE']._serialized_end=1244
+  _globals['_EXPLAINREQUEST']._serialized_start=1246
+  _globals['_EXPLAINREQUEST']._serialized_end=1344
+  _globals['_CONSIDEREDRULE']._serialized_start=1346
+  _globals['_CONSIDEREDRULE']._serialized_end=1460
+  _globals['_EXPLAINRESPONSE']._serialized_start=1463
+  _globals['_EXPLAINRESPONSE']._serialized_end=1627
+  _globals['_POLICY']._serialized_start=1832
+  _globals['_POLICY']._serialized_end=2418
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,16 @@ class PolicyStub:
                 request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.WatchPoliciesRequest.SerializeToString,
                 response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.PolicyEvent.FromString,
                 _registered_method=True)
+        self.ReplacePolicies = channel.unary_unary(
+                '/outrelay.control.v1.Policy/ReplacePolicies',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/outrelay.control.v1.Policy/Explain',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServicer:
@@ -85,6 +95,21 @@ class PolicyServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplacePolicies(self, request, context):
+        """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
+        tenant's revision is not the expected one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Extension: what would be decided now, and why not otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +132,16 @@ def add_PolicyServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.WatchPoliciesRequest.FromString,
                     response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.PolicyEvent.SerializeToString,
+            ),
+            'ReplacePolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplacePolicies,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +252,60 @@ class Policy:
             '/outrelay.control.v1.Policy/Watch',
             outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.WatchPoliciesRequest.SerializeToString,
             outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.PolicyEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplacePolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Policy/ReplacePolicies',
+            outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ReplacePoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Policy/Explain',
+            outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,12 @@ class PolicyStub:
     """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
     "outrelay-all-tenants: 1" an empty tenant means all.
     """
+    ReplacePolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ReplacePoliciesRequest, _policy_pb2.ReplacePoliciesResponse]
+    """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
+    tenant's revision is not the expected one.
+    """
+    Explain: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequest, _policy_pb2.ExplainResponse]
+    """Extension: what would be decided now, and why not otherwise."""
 
 @_typing.type_check_only
 class PolicyAsyncStub(PolicyStub):
@@ -53,6 +59,12 @@ class PolicyAsyncStub(PolicyStub):
     """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
     "outrelay-all-tenants: 1" an empty tenant means all.
     """
+    ReplacePolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ReplacePoliciesRequest, _policy_pb2.ReplacePoliciesResponse]  # type: ignore[assignment]
+    """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
+    tenant's revision is not the expected one.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequest, _policy_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Extension: what would be decided now, and why not otherwise."""
 
 class PolicyServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,5 +97,23 @@ class PolicyServicer(metaclass=_abc_1.ABCMeta):
         """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
         "outrelay-all-tenants: 1" an empty tenant means all.
         """
+
+    @_abc_1.abstractmethod
+    def ReplacePolicies(
+        self,
+        request: _policy_pb2.ReplacePoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ReplacePoliciesResponse, _abc.Awaitable[_policy_pb2.ReplacePoliciesResponse]]:
+        """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
+        tenant's revision is not the expected one.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _policy_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ExplainResponse, _abc.Awaitable[_policy_pb2.ExplainResponse]]:
+        """Extension: what would be decided now, and why not otherwise."""
 
 def add_PolicyServicer_to_server(servicer: PolicyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
