@@ -317,5 +317,7 @@ def test_options_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="--controller"):
         replace(fine, controllers=())
+    with pytest.raises(ConfigError, match="--controller: 'nowhere'"):
+        replace(fine, controllers=("unix:/run/c.sock", "nowhere"))
     with pytest.raises(ConfigError, match="--tenant"):
         replace(fine, tenant="Not A Tenant")

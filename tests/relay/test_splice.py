@@ -207,6 +207,20 @@ async def test_a_lost_leg_is_no_end_after_a_half_close(lost: str) -> None:
         assert caught.value.code is ErrorCode.LEG_LOST
 
 
+async def test_a_consumer_lost_after_the_provider_has_ended() -> None:
+    async with spliced() as line:
+        line.far.finish()
+        assert await line.near.read() == b""
+        await line.near.write(b"half of the upl")
+        assert await line.far.read() == b"half of the upl"
+        line.consumer.sever()
+
+        with pytest.raises(Reset) as caught:
+            await line.far.read()
+        assert caught.value.code is ErrorCode.LEG_LOST
+        assert await line.run == Ending(ErrorCode.LEG_LOST, "the consumer's connection is gone")
+
+
 async def test_a_sink_that_is_lost_while_full_ends_the_source() -> None:
     async with spliced() as line:
         async with beside(_sever_when_full(line), name="sever"):

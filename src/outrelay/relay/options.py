@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from outrelay.lib.control.channel import UNIX
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.uri import is_label
-from outrelay.lib.values import Address
+from outrelay.lib.values import Address, parse_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +52,20 @@ class RelayOptions:
         """Refuse what cannot be meant.
 
         Raises:
-            ConfigError: There is no controller, or the tenant is no tenant's name.
+            ConfigError: A controller is no target, there is none, or the tenant is no name.
         """
         if not self.controllers:
             raise ConfigError("--controller", "names no controller")
+        for target in self.controllers:
+            _check_target(target)
         if self.tenant and not is_label(self.tenant):
             raise ConfigError("--tenant", f"{self.tenant!r} is not the name of a tenant")
+
+
+def _check_target(target: str) -> None:
+    if target.startswith(UNIX):
+        return
+    try:
+        parse_address(target)
+    except ValueError as error:
+        raise ConfigError("--controller", str(error), "or unix:PATH") from error

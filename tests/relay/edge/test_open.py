@@ -303,6 +303,15 @@ async def test_a_service_offered_behind_another_relay() -> None:
         assert "r2" in reason
 
 
+async def test_a_service_whose_last_provider_here_has_just_left() -> None:
+    async with relay_rooms() as relay:
+        row = registry.Provider(service_id="acme/echo", agent_uri=AGENT_B.uri, relay_id="r1")
+        relay.directory.add(row)  # the registry does not know it yet
+        consumer = await relay.agent(AGENT_A)
+
+        assert (await rejection(await consumer.open("echo", stream_id=7)))[0] == 404
+
+
 async def test_another_tenants_service_does_not_exist() -> None:
     async with relay_rooms(rules=[ALLOW_ALL, rule("*", tenant="globex")]) as relay:
         await relay.provider(STRANGER)

@@ -22,6 +22,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from outrelay.lib.control.v1 import audit_pb2 as audit
 from outrelay.lib.control.v1 import policy_pb2 as policy
@@ -131,7 +132,7 @@ class Trail:
     def batch(self, limit: int) -> list[audit.AuditEvent]:
         """The oldest events, at most ``limit``; they stay until ``stored``."""
         self._release()
-        return [self._queue[place] for place in range(min(limit, len(self._queue)))]
+        return list(islice(self._queue, limit))
 
     def stored(self, count: int) -> None:
         """The controller has the ``count`` oldest events."""
