@@ -291,18 +291,6 @@ class Sink:
         self.data += data
 
 
-@dataclass(slots=True)
-class Fate:
-    """What became of the datagrams sent."""
-
-    passed: int = 0
-    lost: int = 0
-    too_large: int = 0
-    filtered: int = 0
-    nowhere: int = 0
-    """Sent to an address where nobody is (any more)."""
-
-
 class Network:
     """Hosts, the datagrams between them, and the time.
 
@@ -316,7 +304,6 @@ class Network:
         self.path = path or Path()
         self.passes: Callable[[Datagram], bool] = lambda _: True
         """A test's own choice of what is lost."""
-        self.fate = Fate()
         self._random = random.Random(seed)
         self._hosts: dict[Address, Host] = {}
         self._on_the_way: list[tuple[float, int, Datagram]] = []
@@ -389,17 +376,14 @@ class Network:
         """Put a datagram on its way, or lose it."""
         for watcher in self._watchers:
             watcher.append(datagram)
-        if not self.passes(datagram):
-            self.fate.filtered += 1
-        elif len(datagram.data) > self.path.mtu:
-            self.fate.too_large += 1
-        elif self._happens(self.path.loss):
-            self.fate.lost += 1
-        else:
-            for _ in range(2 if self._happens(self.path.duplicate) else 1):
-                held = self.path.held if self._happens(self.path.reorder) else 0.0
-                arrival = self.now + self.path.delay + held
-                heapq.heappush(self._on_the_way, (arrival, next(self._numbers), datagram))
+        if not self.passes(datagram) or len(datagram.data) > self.path.mtu:
+            return
+        if self._happens(self.path.loss):
+            return
+        for _ in range(2 if self._happens(self.path.duplicate) else 1):
+            held = self.path.held if self._happens(self.path.reorder) else 0.0
+            arrival = self.now + self.path.delay + held
+            heapq.heappush(self._on_the_way, (arrival, next(self._numbers), datagram))
 
     def _happens(self, probability: float) -> bool:
         return probability > 0 and self._random.random() < probability
@@ -424,10 +408,7 @@ class Network:
         while self._on_the_way and self._on_the_way[0][0] <= self.now:
             datagram = heapq.heappop(self._on_the_way)[2]
             host = self._hosts.get(datagram.target)
-            if host is None:
-                self.fate.nowhere += 1
-            else:
-                self.fate.passed += 1
+            if host is not None:  # else nobody is there (any more)
                 arrivals[host].append(datagram)
         return arrivals
 

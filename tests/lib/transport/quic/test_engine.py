@@ -10,8 +10,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from cryptography import x509
 
 from outrelay.lib.errors import ErrorCode
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.quic.engine import Event, EventKind
 from tests.lib.transport.quic.engines import AGENT, PKI, RELAY, agent, relay
@@ -62,6 +64,19 @@ def test_a_handshake_gets_through_a_bad_path(seed: int) -> None:
         network.host(relay(handshake_timeout=60.0, idle_timeout=60.0)),
         within=60.0,
     )
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_certificates_may_be_larger_than_what_an_unproven_address_gets(loss: float) -> None:
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), bytes(6_000))
+
+    def large(of: Credentials) -> dict[str, object]:
+        large = PKI.forge(of.identity, extensions=[padding])
+        return {"credentials": large, "handshake_timeout": 60.0, "idle_timeout": 60.0}
+
+    network = Network(seed=1, path=Path(loss=loss))
+    client, server = network.host(agent(**large(AGENT))), network.host(relay(**large(RELAY)))
+    network.connect(client, server, within=60.0)
 
 
 def test_a_host_dials_and_is_dialled(network: Network) -> None:
