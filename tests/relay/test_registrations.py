@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import pytest
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.tasks import beside
+from outrelay.relay import registrations as module
 from outrelay.relay.registrations import Registrations
 from tests.relay.fake_controller import FakeController, fake_controller
 from tests.relay.rooms import Rooms, relay_rooms
@@ -178,22 +180,31 @@ async def test_what_may_have_been_published_is_deregistered(tmp_path: Path) -> N
         assert [name for name, _ in made.fake.calls.made][-1] == "DeregisterAgent"
 
 
-async def test_an_agent_that_is_refused_does_not_hold_up_the_others(tmp_path: Path) -> None:
+async def test_an_agent_that_is_refused_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 3600)
     async with published(tmp_path) as made:
         made.fake.failures["RegisterService"] = grpc.StatusCode.PERMISSION_DENIED
-        refused = await made.relay.agent(AGENT_A)
-        await refused.register("echo")
-        await made.fake.calls.number("RegisterService", 2)  # it is tried again
+        await made.relay.provider(AGENT_A, "echo")
+        await made.settled()
         made.fake.failures.clear()
-        other = await made.relay.agent(AGENT_B)
-        await other.register("echo")
+        await made.relay.provider(AGENT_B, "db")
         await made.settled()
 
-        agents = {
-            request.agent_uri
-            for request in made.fake.calls.of("RegisterService", registry.RegisterServiceRequest)
-        }
-        assert agents == {AGENT_A.uri, AGENT_B.uri}
+        assert made.names() == ["echo", "db"]
+    assert "registration is not published" in caplog.text
+
+
+async def test_what_was_refused_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    async with published(tmp_path) as made:
+        made.fake.failures["RegisterService"] = grpc.StatusCode.PERMISSION_DENIED
+        await made.relay.provider(AGENT_A, "echo")
+        await made.fake.calls.number("RegisterService", 3)
+    assert caplog.text.count("registration is not published") == 1
 
 
 async def test_many_agents_are_published(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ offers here. The *reconciler* compares the two and makes the calls that remove t
 difference: the order of events does not matter, the latest state wins, and nothing but
 the state has to be kept through an outage.
 
-Invariants: a call is repeated until it succeeds; a registry that lost rows (restarted,
+Invariants: a call is repeated until it succeeds, and one agent's does not hold up the
+others'; a registry that lost rows (restarted,
 restored) gets them again, because what it holds is learnt from its Watch; rows it has put
 behind another relay are left alone.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import TaskGroup
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
@@ -33,6 +35,9 @@ log = get_logger(__name__)
 
 AT_ONCE = 16
 """Agents reconciled at a time."""
+
+RETRY = 5.0
+"""Seconds until what the registry refused is tried again."""
 
 _Offers = dict[str, Offer]
 _Held = dict[str, Offer | None]
@@ -55,6 +60,7 @@ class Registrations:
         self._published: dict[str, _Held] = {}
         self._dirty: dict[str, None] = {}
         self._refused: set[str] = set()
+        self._retry_at: float | None = None
         self._changed = asyncio.Event()
         self._clean = asyncio.Event()
         self._clean.set()
@@ -90,8 +96,7 @@ class Registrations:
         """Publish for ever."""
         backoff = Backoff()
         while True:
-            await self._changed.wait()
-            self._changed.clear()
+            await self._until_dirty()
             while self._dirty:
                 if await self._reconcile_some():
                     backoff.reset()
@@ -109,8 +114,19 @@ class Registrations:
         self._clean.clear()
         self._changed.set()
 
+    async def _until_dirty(self) -> None:
+        """Wait until there may be something to do: what was refused is tried again later."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._retry_at):
+                await self._changed.wait()
+        self._changed.clear()
+        if self._retry_at is not None and asyncio.get_running_loop().time() >= self._retry_at:
+            self._retry_at = None
+            for uri in self._refused:
+                self._touch(uri)
+
     async def _reconcile_some(self) -> bool:
-        """Reconcile the agents that wait longest; False when a call failed."""
+        """Reconcile the agents that wait longest; False when the controller is away."""
         batch = list(islice(self._dirty, AT_ONCE))
         for uri in batch:
             del self._dirty[uri]
@@ -119,7 +135,7 @@ class Registrations:
         return all(task.result() for task in tasks)
 
     async def _reconcile(self, uri: str) -> bool:
-        """Make the registry hold what an agent offers; False when a call failed."""
+        """Make the registry hold what an agent offers; False when the controller is away."""
         held = self._published.setdefault(uri, {})
         wanted = self._directory.offers_of(uri)
         try:
@@ -130,8 +146,11 @@ class Registrations:
                     await self._register(uri, name, offer)
                     held[name] = offer
         except ControlError as error:
-            self._failed(uri, error)
-            return False
+            if error.status in AWAY:
+                self._touch(uri)
+                return False
+            self._refuse(uri, error)
+            return True
         self._refused.discard(uri)
         if not held and self._published.get(uri) is held:
             del self._published[uri]
@@ -188,9 +207,10 @@ class Registrations:
         )
         held.clear()
 
-    def _failed(self, uri: str, error: ControlError) -> None:
-        """Try again later; say so when it is not only that the controller is away."""
-        self._touch(uri)
-        if error.status not in AWAY and uri not in self._refused:
+    def _refuse(self, uri: str, error: ControlError) -> None:
+        """The registry does not want it: try again, but hold up nobody meanwhile."""
+        if uri not in self._refused:
             self._refused.add(uri)
             log.error("registration is not published", agent=uri, reason=str(error))
+        if self._retry_at is None:
+            self._retry_at = asyncio.get_running_loop().time() + RETRY

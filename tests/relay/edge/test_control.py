@@ -42,6 +42,15 @@ async def test_a_registration_is_acknowledged_with_the_services_id() -> None:
         assert relay.published == [AGENT_B.uri]
 
 
+@pytest.mark.parametrize("address", ["two\nlines", "x" * 256])
+async def test_an_address_nobody_could_read_is_left_out(address: str) -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_B)
+        await peer.register("echo", local_addr=address)
+
+        assert offered(relay, peer) == {"echo": Offer()}
+
+
 async def test_it_is_acknowledged_before_there_is_any_policy() -> None:
     async with relay_rooms(rules=None) as relay:
         peer = await relay.agent(AGENT_B)

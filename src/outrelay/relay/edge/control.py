@@ -90,7 +90,7 @@ class ControlLoop:
         if name not in session.services:
             log.info("service registered", service=name, agent=session.uri)
         offer = Offer(
-            local_addr=message.local_addr[:LONGEST_ADDRESS],
+            local_addr=_printable(message.local_addr),
             weight=message.weight,
             priority=message.priority,
         )
@@ -141,6 +141,11 @@ class ControlLoop:
 
     def _pong(self, session: Session, _message: Message) -> None:
         session.send(FrameType.PONG, Empty())
+
+
+def _printable(address: str) -> str:
+    """An address that is informational: nothing instead of what nobody could read."""
+    return address if len(address) <= LONGEST_ADDRESS and address.isprintable() else ""
 
 
 def _nothing(_session: Session, _message: Message) -> None:
