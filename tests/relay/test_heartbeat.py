@@ -9,8 +9,12 @@ import pytest
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.tasks import beside
-from outrelay.relay.controller import Controller
+from outrelay.relay.controller import Controller, follow
+from outrelay.relay.directory import Directory
+from outrelay.relay.directory_watch import DirectoryWatch
+from outrelay.relay.edge.session import Roster
 from outrelay.relay.heartbeat import Heartbeat
+from outrelay.relay.registrations import Registrations
 from tests.relay.fake_controller import fake_controller
 
 
@@ -71,3 +75,28 @@ async def test_it_finds_the_controller_that_answers(tmp_path: Path) -> None:
             heartbeat = Heartbeat(controller, State().describe)
             async with beside(heartbeat.run(), name="heartbeat"):
                 await second.calls.number("UpsertRelay", 1)
+
+
+async def test_a_watch_that_breaks_off_has_it_look_for_another_controller(tmp_path: Path) -> None:
+    async with (
+        fake_controller(tmp_path, "first") as first,
+        fake_controller(tmp_path, "second") as second,
+        first.line(second.target) as controller,
+    ):
+        heartbeat = Heartbeat(controller, State().describe, interval=3600)
+        directory = Directory(Roster(1))
+        watch = DirectoryWatch(directory, Registrations(controller, directory, "r1"), "")
+        async with (
+            beside(heartbeat.run(), name="heartbeat"),
+            beside(follow(controller, watch), name="watch"),
+        ):
+            await first.calls.number("UpsertRelay", 1)
+            await first.calls.number("Watch directory", 1)
+            first.failures |= {
+                "UpsertRelay": grpc.StatusCode.UNAVAILABLE,
+                "Watch directory": grpc.StatusCode.UNAVAILABLE,
+            }
+            first.hang_up()
+
+            await second.calls.number("UpsertRelay", 1)
+            await second.calls.number("Watch directory", 1)

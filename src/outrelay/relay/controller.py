@@ -76,6 +76,9 @@ class Controller:
         ConfigError: A target is of neither form.
     """
 
+    suspected: asyncio.Event
+    """Set to have the heartbeat try the line at once."""
+
     def __init__(
         self, targets: Sequence[str], *, credentials: Credentials | None, trust: Trust | None
     ) -> None:
@@ -84,6 +87,7 @@ class Controller:
         self._credentials = credentials
         self._trust = trust
         self._turn = 0
+        self.suspected = asyncio.Event()
         self._connect()
 
     async def __aenter__(self) -> Controller:
@@ -193,5 +197,6 @@ async def follow(controller: Controller, watch: Watch[EventT]) -> None:
             if not down:
                 log.warning("controller is away", follows=watch.name, reason=str(error))
                 down = True
+        controller.suspected.set()
         watch.lost()
         await asyncio.sleep(backoff.delay(LONGEST_BACKOFF))

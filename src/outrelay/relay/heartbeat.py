@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ControlError
@@ -41,11 +42,10 @@ class Heartbeat:
         self._controller = controller
         self._describe = describe
         self._interval = interval
-        self._hurry = asyncio.Event()
 
     def hurry(self) -> None:
         """Beat at once: what there is to tell has changed."""
-        self._hurry.set()
+        self._controller.suspected.set()
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -75,9 +75,7 @@ class Heartbeat:
         )
 
     async def _pause(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._hurry.wait()
-        except TimeoutError:
-            return
-        self._hurry.clear()
+                await self._controller.suspected.wait()
+        self._controller.suspected.clear()
