@@ -17,6 +17,8 @@ from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Refused, 
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.service import cause_of
+from outrelay.lib.transport.carrier import WRITE_BUFFER
+from outrelay.lib.transport.pipe import WINDOW
 from outrelay.lib.transport.quic import QuicEndpoint
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST, Backend, connect, free_port
@@ -102,6 +104,24 @@ async def test_running_streams_finish_and_no_new_ones_begin(place: Place) -> Non
             await agent.ended()
             assert place.seen.of("streams cut off") == []
             assert (await link.connection.wait_closed()).code is ErrorCode.NONE
+
+
+async def test_a_stream_is_finished_when_the_far_end_has_everything(place: Place) -> None:
+    data = bytes(WINDOW + WRITE_BUFFER)
+    async with place.consumer() as (agent, link):
+        with await agent.app() as running:
+            opened = await link.spliced()
+            opened.stream.finish()
+            await running.send(data)
+            running.end()
+            assert await running.read_all() == b""
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert place.seen.of("stream ended") == []
+            agent.stop.set()
+            await place.seen.wait("draining")
+            assert await read_all(opened.stream) == data
+            await agent.ended()
 
 
 async def test_streams_that_do_not_finish_are_cut_off(

@@ -10,7 +10,7 @@ import pytest
 
 from outrelay.agent.bridge import Bridge
 from outrelay.agent.watch import AbortWatch
-from outrelay.lib.errors import ErrorCode
+from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Stream
 from outrelay.lib.transport.memory import MemoryNetwork
@@ -142,6 +142,35 @@ async def test_an_answer_is_whole_though_the_backend_is_gone(place: Place) -> No
             assert await read_all(incoming.stream) == b"bye"
 
 
+async def test_a_long_answer_is_whole_though_the_backend_is_gone(place: Place) -> None:
+    """The backend leaves, and the request still comes, while most of the answer waits."""
+    answer = bytes(WINDOW + WRITE_BUFFER + 65536)  # more than the stream holds
+    with Backend() as backend:
+        async with place.provider(backend.port) as (_, link):
+            incoming = await link.served(SERVICE)
+            with await backend.accept() as served:
+                await served.send(answer)
+                await turns()
+            with pytest.raises(Reset):
+                while True:
+                    await incoming.stream.write(b"more of the request")
+                    await asyncio.sleep(0.001)
+            assert await read_all(incoming.stream) == answer
+
+
+async def test_a_whole_request_is_delivered_though_the_answer_was_cut(place: Place) -> None:
+    request = bytes(WINDOW + WRITE_BUFFER)
+    async with place.consumer() as (agent, link):
+        with await agent.app() as app:
+            opened = await link.spliced()
+            await app.send(request)
+            app.end()
+            await turns()
+            opened.stream.reset(ErrorCode.CANCELLED)
+            assert await app.until_reset() == b""
+            assert await read_all(opened.stream) == request
+
+
 async def test_a_reader_that_stops_stops_the_application(place: Place) -> None:
     async with place.consumer() as (agent, link):
         with await agent.app() as app:
@@ -221,6 +250,28 @@ async def test_an_rst_that_the_watch_was_told_of_is_no_end_of_file() -> None:
         with pytest.raises(ConnectionResetError):
             await running
     assert not bridge.finished
+    watch.close()
+
+
+async def test_the_watch_is_over_when_the_download_is() -> None:
+    """From then on the kernel no longer tells an RST behind an end of file from another."""
+    watch = AbortWatch()
+    near, far = await two_ends()
+    with Backend() as backend, await connect(backend.port) as app, await backend.accept() as ours:
+        bridge = Bridge(
+            ours.sock,
+            near,
+            watch,
+            on_fin=lambda: None,
+            on_sent=lambda _: None,
+            on_received=lambda _: None,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bridge.run(b""))
+            far.finish()
+            assert await app.read_all() == b""
+            assert not watch._guards
+            app.end()
     watch.close()
 
 
