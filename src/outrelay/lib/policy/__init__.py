@@ -10,12 +10,15 @@ Source: control-plane.md, Policy, Evaluation.
 from __future__ import annotations
 
 from outrelay.lib.policy.evaluate import evaluate, evaluate_callee
+from outrelay.lib.policy.explain import Considered, Explanation, explain
 from outrelay.lib.policy.index import PolicySet
 from outrelay.lib.policy.rule import REGISTER, Decision, P2PMode, RelayMode, Rule, Verdict
 
 __all__ = [
     "REGISTER",
+    "Considered",
     "Decision",
+    "Explanation",
     "P2PMode",
     "PolicySet",
     "RelayMode",
@@ -23,4 +26,5 @@ __all__ = [
     "Verdict",
     "evaluate",
     "evaluate_callee",
+    "explain",
 ]
