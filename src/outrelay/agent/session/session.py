@@ -4,7 +4,7 @@ Words: the *control stream* is the first one of the connection; an *answer* is a
 that somebody waits for. A relay is *plain* when it accepted none of our features.
 
 Invariants: whoever waits for an answer is told when the connection ends. A session that is
-*over* takes no new streams; those it carries may go on.
+*over* takes no new streams; those it carries may go on, and the last one closes it.
 
 Source: protocol.md sections 3, 4 and 5.
 """
@@ -188,10 +188,6 @@ class Session:
         self._owner.over(self)
         self._close_when_unused()
 
-    def _close_when_unused(self) -> None:
-        if self._over.is_set() and not self._streams:
-            self.connection.close()
-
     async def register(self, service: str, local_address: str) -> None:
         """Offer ``service``.
 
@@ -259,6 +255,10 @@ class Session:
         if frame.type not in self._skipped:
             self._skipped.add(frame.type)
             log.info("frame skipped", type=frame.name, relay=self.connection.peer)
+
+    def _close_when_unused(self) -> None:
+        if self._over.is_set() and not self._streams:
+            self.connection.close()
 
     def _end(self, ended: BaseException) -> None:
         if self._ended:
