@@ -83,7 +83,7 @@ class Listeners:
     def __init__(self, services: Services, interceptor_for: InterceptorFor) -> None:
         self._services = services
         self._interceptor_for = interceptor_for
-        self._health: HealthServicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health: HealthServicer = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
 
     async def serve_tls(
