@@ -32,11 +32,11 @@ def test_a_folder_of_tests_is_a_package() -> None:
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_console_scripts_are_files_of_cmd_too() -> None:
+def test_console_scripts_are_files_of_cmd_or_tools_too() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
     for name, target in scripts.items():
-        path = ROOT / "cmd" / name
+        path = ROOT / ("cmd" if name.startswith("outrelay-") else "tools") / name
         module, function = target.split(":")
         assert path.read_text().splitlines()[1:] == [
             f"from {module} import {function}",
