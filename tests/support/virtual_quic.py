@@ -308,6 +308,7 @@ class Network:
         self._hosts: dict[Address, Host] = {}
         self._on_the_way: list[tuple[float, int, Datagram]] = []
         self._numbers = count(1)
+        self._addresses = count(1)
         self._watchers: list[list[Datagram]] = []
 
     def watch(self) -> list[Datagram]:
@@ -413,4 +414,5 @@ class Network:
         return arrivals
 
     def _new_address(self) -> Address:
-        return ("192.0.2.1", 10_000 + next(self._numbers))
+        third, fourth = divmod(next(self._addresses), 256)
+        return (f"10.0.{third}.{fourth}", 7443)

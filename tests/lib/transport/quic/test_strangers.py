@@ -265,7 +265,8 @@ def test_damaged_initials_leave_nothing_behind() -> None:
     engine = relay()
     for number in range(500):
         forged = INITIAL[:6] + number.to_bytes(8, "big") + INITIAL[14:]
-        engine.receive(memoryview(forged), len(forged), STRANGER, NOW)
+        address = (f"198.51.100.{number % 250}", 1000 + number)
+        engine.receive(memoryview(forged), len(forged), address, NOW)
 
     assert engine.transmits(NOW) == []
     assert is_untouched(engine)
