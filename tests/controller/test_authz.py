@@ -70,6 +70,19 @@ async def remove_policy(stubs: Stubs) -> None:
     await stubs.policy.RemovePolicy(policy_pb2.RemovePolicyRequest(tenant="acme", id="1"))
 
 
+async def replace_policies(stubs: Stubs) -> None:
+    try:
+        await stubs.policy.ReplacePolicies(policy_pb2.ReplacePoliciesRequest(tenant="acme"))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # there are rules already
+            raise
+
+
+async def explain(stubs: Stubs) -> None:
+    request = policy_pb2.ExplainRequest(tenant="acme", caller=AGENT_A, target="db")
+    await stubs.policy.Explain(request)
+
+
 async def register(stubs: Stubs) -> None:
     await stubs.registry.RegisterService(registration())
 
@@ -112,6 +125,8 @@ CALLS: dict[str, Call] = {
     "Policy/AddPolicy": add_policy,
     "Policy/RemovePolicy": remove_policy,
     "Policy/ListPolicies": list_policies,
+    "Policy/ReplacePolicies": replace_policies,
+    "Policy/Explain": explain,
     "Policy/Watch": watch_policies,
     "Audit/Record": record,
     "Audit/RecordBatch": record_batch,
@@ -183,7 +198,8 @@ async def test_without_certificates_the_listener_decides(controller: LiveControl
 class TestTenants:
     async def test_an_operator_is_bound_to_its_own(self, controller: LiveController) -> None:
         async with controller.as_operator("other") as stubs:
-            for call in (add_policy, remove_policy, list_policies, watch_policies, query):
+            for rpc in OPERATOR:
+                call = CALLS[rpc]
                 async with refused(grpc.StatusCode.PERMISSION_DENIED, "other", "not of acme"):
                     await call(stubs)
 
@@ -238,4 +254,4 @@ class TestCertificates:
 
 def test_a_rpc_that_is_nobodys_is_nobodys() -> None:
     with pytest.raises(ControlError, match="nobody may call"):
-        authz.begin_call(authz.PLAINTEXT, "/outrelay.control.v1.Policy/Explain")
+        authz.begin_call(authz.PLAINTEXT, "/outrelay.control.v1.Policy/Nothing")

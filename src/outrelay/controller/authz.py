@@ -45,6 +45,8 @@ RPCS: dict[Role, frozenset[str]] = {
             "Policy/AddPolicy",
             "Policy/RemovePolicy",
             "Policy/ListPolicies",
+            "Policy/ReplacePolicies",
+            "Policy/Explain",
             "Policy/Watch",
             "Audit/Query",
         }

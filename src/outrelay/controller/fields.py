@@ -35,20 +35,20 @@ def check_text(field: str, value: str, *, optional: bool = False) -> None:
         raise invalid(field, "must be printable text in one line")
 
 
-def check_service_name(name: str) -> None:
+def check_service_name(name: str, *, field: str = "service_name") -> None:
     """A service's name. Source: protocol.md section 4."""
     if not _SERVICE_NAME.fullmatch(name):
         fault = "must be 1 to 255 printable ASCII characters without / and space"
-        raise invalid("service_name", fault)
+        raise invalid(field, fault)
 
 
-def check_agent(uri: str, *, tenant: str) -> None:
+def check_agent(uri: str, *, tenant: str, field: str = "agent_uri") -> None:
     """An agent of that tenant."""
     try:
         identity = Identity.parse(uri)
     except IdentityError as error:
-        raise invalid("agent_uri", f"{error.subject:.200} {error.fault}") from error
+        raise invalid(field, f"{error.subject:.200} {error.fault}") from error
     if identity.role is not Role.AGENT:
-        raise invalid("agent_uri", f"{uri} is not an agent")
+        raise invalid(field, f"{uri} is not an agent")
     if identity.realm != tenant:
         raise invalid("tenant", f"{tenant} is not the tenant of {uri}")

@@ -9,12 +9,14 @@ from random import Random
 import grpc
 import pytest
 
-from outrelay.controller.store import Policies
+from outrelay.controller.store import Policies, PolicySnapshot
 from outrelay.lib.control.v1 import policy_pb2 as pb
-from outrelay.lib.policy import Rule
 from outrelay.lib.tasks import spawn
 from tests.controller.live import (
+    AGENT_A,
+    AGENT_B,
     ALL_TENANTS,
+    SNAPSHOT,
     TIMEOUT,
     LiveController,
     Stubs,
@@ -51,8 +53,21 @@ async def rules(stubs: Stubs) -> list[pb.PolicyRule]:
     return list((await stubs.policy.ListPolicies(pb.ListPoliciesRequest(tenant="acme"))).rules)
 
 
-def watch_policies(stubs: Stubs, tenant: str = "acme") -> Watch:
-    metadata = () if tenant else (ALL_TENANTS,)
+async def revision(stubs: Stubs) -> int:
+    return (await stubs.policy.ListPolicies(pb.ListPoliciesRequest(tenant="acme"))).revision
+
+
+async def replace(stubs: Stubs, *new: pb.PolicyRule, expected: int | None = None) -> int:
+    request = pb.ReplacePoliciesRequest(
+        tenant="acme",
+        rules=new,
+        expected_revision=await revision(stubs) if expected is None else expected,
+    )
+    return (await stubs.policy.ReplacePolicies(request, timeout=TIMEOUT)).revision
+
+
+def watch_policies(stubs: Stubs, tenant: str = "acme", *more: tuple[str, str]) -> Watch:
+    metadata = more if tenant else (ALL_TENANTS, *more)
     request = pb.WatchPoliciesRequest(tenant=tenant)
     return stubs.policy.Watch(request, metadata=metadata, timeout=60)
 
@@ -176,7 +191,7 @@ class TestWatch:
         """Just before the snapshot is read, and just after, when it is about to be sent."""
         snapshot = Policies.snapshot
 
-        async def busy(policies: Policies, tenant: str | None) -> tuple[list[Rule], int]:
+        async def busy(policies: Policies, tenant: str | None) -> PolicySnapshot:
             await policies.add(allow(id="before"))
             read = await snapshot(policies, tenant)
             await policies.add(allow(id="after"))
@@ -239,3 +254,155 @@ class TestWatch:
             assert len(there) > 20
             for watcher in watchers:
                 assert watcher.result() == there
+
+
+class TestReplace:
+    async def test_leaves_exactly_what_it_was_given_in_that_order(self, operator: Stubs) -> None:
+        await add(operator, policy_rule(id="gone"))
+        targets = [f"service-{number}" for number in range(20)]
+        new = [policy_rule(target_pattern=target) for target in targets]
+        assert await replace(operator, *new) == await revision(operator)
+        assert [rule.target_pattern for rule in await rules(operator)] == targets
+
+    async def test_a_rule_keeps_its_id_and_age_and_is_not_touched_if_it_is_the_same(
+        self, operator: Stubs
+    ) -> None:
+        same, changed = policy_rule(id="same"), policy_rule(id="changed")
+        await add(operator, same)
+        await add(operator, changed)
+        before = {rule.id: rule for rule in await rules(operator)}
+        watch = watch_policies(operator, "acme", SNAPSHOT)
+        while (await take(watch)).kind != SNAPSHOT_END:
+            pass
+        changed.decision = pb.DECISION_DENY
+        await replace(operator, same, changed, policy_rule(id="new"))
+        after = {rule.id: rule for rule in await rules(operator)}
+        assert after["same"] == before["same"]
+        assert after["changed"].created_at_unix_ms == before["changed"].created_at_unix_ms
+        assert after["changed"].decision == pb.DECISION_DENY
+        events = [await take(watch) for _ in range(4)]
+        assert [(event.kind, event.rule.id) for event in events] == [
+            (REMOVED, "changed"),
+            (ADDED, "changed"),
+            (ADDED, "new"),
+            (SNAPSHOT_END, ""),
+        ]
+
+    async def test_what_comes_comes_before_what_goes_all_of_one_revision(
+        self, operator: Stubs
+    ) -> None:
+        await add(operator, policy_rule(id="old"))
+        marked = watch_policies(operator, "acme", SNAPSHOT)
+        plain = watch_policies(operator)
+        for watch in (marked, plain):
+            while (await take(watch)).kind != SNAPSHOT_END:
+                pass
+        made = await replace(operator, policy_rule(id="new"))
+        await add(operator, policy_rule(id="later"))
+        events = [await take(marked) for _ in range(5)]
+        assert [event.kind for event in events] == [
+            ADDED,
+            REMOVED,
+            SNAPSHOT_END,
+            ADDED,
+            SNAPSHOT_END,
+        ]
+        assert [event.revision for event in events[:3]] == [made] * 3
+        assert events[3].revision == events[4].revision > made
+        kinds = [(await take(plain)).kind for _ in range(3)]
+        assert kinds == [ADDED, REMOVED, ADDED]  # plain watchers know one SNAPSHOT_END only
+
+    async def test_the_same_again_changes_nothing(self, operator: Stubs) -> None:
+        await replace(operator, policy_rule())
+        there, made = await rules(operator), await revision(operator)
+        assert await replace(operator, *there) == made
+        assert await rules(operator) == there
+
+    async def test_another_revision_than_expected_changes_nothing(self, operator: Stubs) -> None:
+        seen = await revision(operator)
+        await add(operator, policy_rule(id="meanwhile"))
+        async with refused(
+            grpc.StatusCode.FAILED_PRECONDITION, "rules of acme have changed", f"not {seen}"
+        ):
+            await replace(operator, expected=seen)
+        assert [rule.id for rule in await rules(operator)] == ["meanwhile"]
+
+    async def test_other_tenants_rules_neither_change_nor_count(
+        self, controller: LiveController
+    ) -> None:
+        async with controller.admin() as admin:
+            await add(admin, policy_rule(id="mine"))
+            seen = await revision(admin)
+            await add(admin, policy_rule("other", id="theirs"))
+            assert await revision(admin) == seen
+            await replace(admin, expected=seen)
+            assert await rules(admin) == []
+            request = pb.ListPoliciesRequest(tenant="other")
+            listed = await admin.policy.ListPolicies(request)
+            assert [rule.id for rule in listed.rules] == ["theirs"]
+
+    async def test_a_removal_is_a_revision_too(self, operator: Stubs) -> None:
+        assert await revision(operator) == 0
+        rule_id = await add(operator)
+        added = await revision(operator)
+        await remove(operator, rule_id)
+        assert 0 < added < await revision(operator)
+
+    @pytest.mark.parametrize(
+        ("bad", "texts"),
+        [
+            (policy_rule("other"), ("rules[1]: tenant: is not acme",)),
+            (policy_rule(decision=0), ("rules[1]: decision:",)),
+            (policy_rule(target_pattern=""), ("rules[1]: target_pattern: must be given",)),
+            (policy_rule(id="first"), ("rules[1]: id: first is that of another",)),
+        ],
+    )
+    async def test_a_bad_rule_is_named_and_nothing_changes(
+        self, operator: Stubs, bad: pb.PolicyRule, texts: tuple[str, ...]
+    ) -> None:
+        await add(operator, policy_rule(id="there"))
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, *texts):
+            await replace(operator, policy_rule(id="first"), bad)
+        assert [rule.id for rule in await rules(operator)] == ["there"]
+
+
+class TestExplain:
+    async def test_tells_the_decision_and_every_rule(self, operator: Stubs) -> None:
+        await add(operator, policy_rule(id="wide", target_pattern="*"))
+        await add(operator, policy_rule(id="narrow", decision=pb.DECISION_DENY))
+        await add(
+            operator, policy_rule(id="callee", caller_pattern=AGENT_B, target_pattern=AGENT_A)
+        )
+        request = pb.ExplainRequest(tenant="acme", caller=AGENT_A, target="db", provider=AGENT_B)
+        answer = await operator.policy.Explain(request, timeout=TIMEOUT)
+        assert answer.decision == pb.DECISION_DENY
+        assert answer.matched_rule_id == "narrow"
+        assert answer.reason == "denied by policy rule narrow"
+        told = [(each.rule.id, each.decides, each.callee_side) for each in answer.considered]
+        assert told == [("narrow", True, False), ("callee", True, True), ("wide", False, False)]
+        assert answer.considered[2].why == "less specific target than that of narrow"
+
+    async def test_never_shows_a_rule_of_another_tenant(self, controller: LiveController) -> None:
+        async with controller.admin() as admin:
+            await add(admin, policy_rule("other"))
+            request = pb.ExplainRequest(tenant="acme", caller=AGENT_A, target="db")
+            answer = await admin.policy.Explain(request, timeout=TIMEOUT)
+        assert (answer.decision, answer.matched_rule_id) == (pb.DECISION_DENY, "")
+        assert list(answer.considered) == []
+
+    @pytest.mark.parametrize(
+        ("fields", "fault"),
+        [
+            ({"caller": "me"}, "caller: "),
+            ({"caller": AGENT_A.replace("acme", "other")}, "tenant: acme is not the tenant of"),
+            ({"target": ""}, "target: must be 1 to 255"),
+            ({"provider": "outrelay://local/relay/r1"}, "provider: outrelay://local/relay/r1 is"),
+            ({"method": "a\nb"}, "method: must be printable"),
+        ],
+    )
+    async def test_a_bad_field_is_named(
+        self, operator: Stubs, fields: dict[str, str], fault: str
+    ) -> None:
+        request = {"tenant": "acme", "caller": AGENT_A, "target": "db", **fields}
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, fault):
+            await operator.policy.Explain(pb.ExplainRequest(**request))

@@ -51,7 +51,7 @@ class TestSchema:
         async with open_database(str(path)):
             pass
         assert tables(path) >= TABLES
-        assert pragma(path, "user_version") == len(migrations()) == 1
+        assert pragma(path, "user_version") == len(migrations()) == 2
         assert pragma(path, "application_id") == APPLICATION_ID
         assert mode(path) == 0o600
 
@@ -82,7 +82,7 @@ class TestSchema:
             pass
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA user_version = 99")
-        with pytest.raises(StoreError, match="schema version 99, this controller knows 1; upgr"):
+        with pytest.raises(StoreError, match="schema version 99, this controller knows 2; upgr"):
             async with open_database(str(path)):
                 pass
         assert pragma(path, "user_version") == 99

@@ -5,21 +5,28 @@ Source: control-plane.md, Policy.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 from uuid import uuid4
 
 from outrelay.controller.authz import Context, current_caller
 from outrelay.controller.clock import Clock
-from outrelay.controller.fields import check_tenant, check_text, invalid
+from outrelay.controller.fields import (
+    check_agent,
+    check_service_name,
+    check_tenant,
+    check_text,
+    invalid,
+)
 from outrelay.controller.store import Policies, PolicyChange, PolicyChangeKind
-from outrelay.controller.watch import watched_tenant
+from outrelay.controller.watch import SNAPSHOT, asks_for, watched_tenant
 from outrelay.lib.control.convert import rule_from_proto, rule_to_proto
 from outrelay.lib.control.v1 import policy_pb2 as pb
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyServicer
 from outrelay.lib.errors import ControlError, RemoteProtocolError
 from outrelay.lib.observe.logs import get_logger
-from outrelay.lib.policy import Rule
+from outrelay.lib.policy import Explanation, Rule, explain
 
 log = get_logger(__name__)
 
@@ -71,26 +78,79 @@ class PolicyService(PolicyServicer):
     ) -> pb.ListPoliciesResponse:
         """A tenant's rules, oldest first."""
         current_caller().require_tenant(request.tenant)
-        rules, _ = await self._policies.snapshot(request.tenant)
-        return pb.ListPoliciesResponse(rules=map(rule_to_proto, rules))
+        found = await self._policies.snapshot(request.tenant)
+        return pb.ListPoliciesResponse(
+            rules=map(rule_to_proto, found.rules), revision=found.tenant_revision
+        )
+
+    async def ReplacePolicies(
+        self, request: pb.ReplacePoliciesRequest, _context: Context
+    ) -> pb.ReplacePoliciesResponse:
+        """Let a tenant have exactly these rules, in one step, unless it has others than expected.
+
+        Rules without an id get one; a list shows them in the order of the request.
+        """
+        tenant = request.tenant
+        current_caller().require_tenant(tenant)
+        check_tenant(tenant)
+        rules = _checked_rules(request, self._clock())
+        expected = request.expected_revision
+        revision = await self._policies.replace(tenant, rules, expected_revision=expected)
+        if revision != expected:
+            log.info(
+                "policies replaced",
+                tenant=tenant,
+                rules=len(rules),
+                revision=revision,
+                by=current_caller().name,
+            )
+        return pb.ReplacePoliciesResponse(revision=revision)
+
+    async def Explain(self, request: pb.ExplainRequest, _context: Context) -> pb.ExplainResponse:
+        """What would be decided about a call now, and why not otherwise."""
+        tenant = request.tenant
+        current_caller().require_tenant(tenant)
+        check_tenant(tenant)
+        check_agent(request.caller, tenant=tenant, field="caller")
+        check_service_name(request.target, field="target")
+        check_text("method", request.method, optional=True)
+        if request.provider:
+            check_agent(request.provider, tenant=tenant, field="provider")
+        found = await self._policies.snapshot(tenant)
+        explanation = await asyncio.to_thread(  # many rules take a while
+            explain,
+            found.rules,
+            tenant=tenant,
+            caller=request.caller,
+            target=request.target,
+            method=request.method,
+            provider=request.provider,
+            now_ms=self._clock(),
+        )
+        return _explained(explanation)
 
     async def Watch(
         self, request: pb.WatchPoliciesRequest, context: Context
     ) -> AsyncGenerator[pb.PolicyEvent, None]:
-        """The rules there are, a SNAPSHOT_END, then every change."""
+        """The rules there are, a SNAPSHOT_END, then every change.
+
+        To a watcher that sent ``outrelay-snapshot: 1`` each batch of changes ends with a
+        SNAPSHOT_END too: its rules are complete again.
+        """
         tenant = watched_tenant(context, request.tenant)
-
-        def wanted(change: PolicyChange) -> bool:
-            return tenant in (None, change.rule.tenant)
-
-        with self._policies.feed.subscribe(wanted) as changes:
-            rules, seen = await self._policies.snapshot(tenant)
-            for rule in rules:
-                yield _added(rule, seen)
-            yield pb.PolicyEvent(kind=pb.PolicyEvent.POLICY_KIND_SNAPSHOT_END, revision=seen)
-            async for change in changes:
-                if change.revision > seen:
-                    yield _event(change)
+        marks_batches = asks_for(context, SNAPSHOT)
+        with self._policies.feed.subscribe(lambda each: tenant in (None, each.tenant)) as batches:
+            found = await self._policies.snapshot(tenant)
+            for rule in found.rules:
+                yield _added(rule, found.revision)
+            yield _complete(found.revision)
+            async for batch in batches:
+                if batch.revision <= found.revision:
+                    continue
+                for change in batch.changes:
+                    yield _event(change, batch.revision)
+                if marks_batches:
+                    yield _complete(batch.revision)
 
 
 def _checked_rule(message: pb.PolicyRule) -> Rule:
@@ -109,18 +169,61 @@ def _checked_rule(message: pb.PolicyRule) -> Rule:
         raise ControlError("INVALID_ARGUMENT", error.reason) from error
 
 
+def _checked_rules(request: pb.ReplacePoliciesRequest, now_ms: int) -> list[Rule]:
+    """All rules of a request, each with an id."""
+    rules = []
+    ids = set()
+    # Rules of one moment are listed by their ids.
+    drawn = iter(sorted(str(uuid4()) for rule in request.rules if not rule.id))
+    for number, message in enumerate(request.rules):
+        try:
+            if message.tenant != request.tenant:
+                raise invalid("tenant", f"is not {request.tenant}")
+            rule = _checked_rule(message)
+        except ControlError as error:
+            raise invalid(f"rules[{number}]", error.reason) from error
+        if rule.id in ids:
+            raise invalid(f"rules[{number}]", f"id: {rule.id} is that of another rule too")
+        rule = dataclasses.replace(rule, id=rule.id or next(drawn), created_ms=now_ms)
+        ids.add(rule.id)
+        rules.append(rule)
+    return rules
+
+
+def _explained(explanation: Explanation) -> pb.ExplainResponse:
+    verdict = explanation.verdict
+    return pb.ExplainResponse(
+        decision=pb.DECISION_ALLOW if verdict.allow else pb.DECISION_DENY,
+        matched_rule_id=verdict.rule.id if verdict.rule else "",
+        reason=verdict.reason,
+        considered=(
+            pb.ConsideredRule(
+                rule=rule_to_proto(each.rule),
+                decides=each.decides,
+                why=each.why,
+                callee_side=each.rule.speaks_for_provider,
+            )
+            for each in explanation.considered
+        ),
+    )
+
+
+def _complete(revision: int) -> pb.PolicyEvent:
+    return pb.PolicyEvent(kind=pb.PolicyEvent.POLICY_KIND_SNAPSHOT_END, revision=revision)
+
+
 def _added(rule: Rule, revision: int) -> pb.PolicyEvent:
     return pb.PolicyEvent(
         kind=pb.PolicyEvent.POLICY_KIND_ADDED, rule=rule_to_proto(rule), revision=revision
     )
 
 
-def _event(change: PolicyChange) -> pb.PolicyEvent:
+def _event(change: PolicyChange, revision: int) -> pb.PolicyEvent:
     if change.kind is PolicyChangeKind.ADDED:
-        return _added(change.rule, change.revision)
+        return _added(change.rule, revision)
     return pb.PolicyEvent(
         kind=pb.PolicyEvent.POLICY_KIND_REMOVED,
         rule=rule_to_proto(change.rule),  # who watches all tenants needs to know whose it was
         removed_id=change.rule.id,
-        revision=change.revision,
+        revision=revision,
     )

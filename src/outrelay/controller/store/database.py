@@ -18,7 +18,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TypeVar
@@ -68,6 +68,11 @@ class Session:
         """Run a statement; the number of rows it changed."""
         async with self._connection.execute(statement, parameters) as cursor:
             return cursor.rowcount
+
+    async def change_all(self, statement: str, rows: Sequence[Parameters]) -> None:
+        """Run a statement once for each of ``rows``."""
+        async with self._connection.executemany(statement, rows):
+            pass
 
     async def revision(self) -> int:
         """The revision of the last change this transaction sees."""

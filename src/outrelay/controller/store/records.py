@@ -86,6 +86,39 @@ class PolicyChangeKind(Enum):
 class PolicyChange:
     """A rule that was added or removed."""
 
-    revision: int
     kind: PolicyChangeKind
     rule: Rule
+
+    @classmethod
+    def added(cls, rule: Rule) -> PolicyChange:
+        """``rule`` was added."""
+        return cls(kind=PolicyChangeKind.ADDED, rule=rule)
+
+    @classmethod
+    def removed(cls, rule: Rule) -> PolicyChange:
+        """``rule`` was removed."""
+        return cls(kind=PolicyChangeKind.REMOVED, rule=rule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBatch:
+    """All that one transaction changed in the rules of one tenant: it counts as a whole."""
+
+    revision: int
+    tenant: str
+    changes: tuple[PolicyChange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySnapshot:
+    """Rules, oldest first, as they were at one moment.
+
+    Args:
+        rules: Of one tenant, or of all.
+        revision: Of the last change of anything before that moment.
+        tenant_revision: Of the last change of the one tenant's rules; 0: there was none.
+    """
+
+    rules: tuple[Rule, ...]
+    revision: int
+    tenant_revision: int

@@ -90,6 +90,10 @@ class PolicyServicer:
     def Watch(self, request, context):
         """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
         "outrelay-all-tenants: 1" an empty tenant means all.
+
+        Extension: all that one transaction changes in a tenant's rules has one revision. A
+        watcher that sends metadata "outrelay-snapshot: 1" gets a SNAPSHOT_END of that revision
+        after the last of these changes: only then are its rules a set that somebody meant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

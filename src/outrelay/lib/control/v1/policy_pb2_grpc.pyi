@@ -41,6 +41,10 @@ class PolicyStub:
     Watch: _grpc.UnaryStreamMultiCallable[_policy_pb2.WatchPoliciesRequest, _policy_pb2.PolicyEvent]
     """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
     "outrelay-all-tenants: 1" an empty tenant means all.
+
+    Extension: all that one transaction changes in a tenant's rules has one revision. A
+    watcher that sends metadata "outrelay-snapshot: 1" gets a SNAPSHOT_END of that revision
+    after the last of these changes: only then are its rules a set that somebody meant.
     """
     ReplacePolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ReplacePoliciesRequest, _policy_pb2.ReplacePoliciesResponse]
     """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
@@ -58,6 +62,10 @@ class PolicyAsyncStub(PolicyStub):
     Watch: _aio.UnaryStreamMultiCallable[_policy_pb2.WatchPoliciesRequest, _policy_pb2.PolicyEvent]  # type: ignore[assignment]
     """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
     "outrelay-all-tenants: 1" an empty tenant means all.
+
+    Extension: all that one transaction changes in a tenant's rules has one revision. A
+    watcher that sends metadata "outrelay-snapshot: 1" gets a SNAPSHOT_END of that revision
+    after the last of these changes: only then are its rules a set that somebody meant.
     """
     ReplacePolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ReplacePoliciesRequest, _policy_pb2.ReplacePoliciesResponse]  # type: ignore[assignment]
     """Extension: the whole rule set of a tenant in one change. FAILED_PRECONDITION when the
@@ -96,6 +104,10 @@ class PolicyServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policy_pb2.PolicyEvent], _abc.AsyncIterator[_policy_pb2.PolicyEvent]]:
         """One ADDED per rule, SNAPSHOT_END, then every change. With metadata
         "outrelay-all-tenants: 1" an empty tenant means all.
+
+        Extension: all that one transaction changes in a tenant's rules has one revision. A
+        watcher that sends metadata "outrelay-snapshot: 1" gets a SNAPSHOT_END of that revision
+        after the last of these changes: only then are its rules a set that somebody meant.
         """
 
     @_abc_1.abstractmethod
