@@ -30,10 +30,10 @@ STUBBORN = SERVICE.replace("stop.set()", "None")
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the interpreter lives, so that it is a script like ours."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to run in, where the interpreter is the script."""
     monkeypatch.setattr(programs, "script_path", lambda _: sys.executable)
-    return Path(sys.executable).parent
+    return tmp_path
 
 
 @pytest.fixture

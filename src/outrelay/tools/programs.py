@@ -1,8 +1,9 @@
 """OutRelay's own programs as child processes, for the demo and the benchmark.
 
 A ``Program`` runs in a process group of its own: a Ctrl-C at the terminal reaches only the
-parent, which then stops its children in an order that makes sense. Its log is JSON, kept,
-and waited on: ``wait_for("listening")`` gives the line as soon as it comes.
+parent, which then stops its children in an order that makes sense. Its log is JSON in a file,
+which costs nobody anything while it is written; ``wait_for("listening")`` gives the line as
+soon as it is there.
 
 ``run`` is for programs that end by themselves (``outrelay-cli``). No program inherits the
 variables that would be its flags. ``signals_held`` keeps a Ctrl-C from coming between the
@@ -17,7 +18,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +32,8 @@ STOP_TIMEOUT = 15.0
 """Seconds it has to stop; the programs' own bounds are below that."""
 
 _TAIL = 12
+_GLANCE = 0.02
+"""Seconds between looks at a log."""
 
 Line = Mapping[str, object]
 
@@ -61,7 +63,7 @@ class Program:
     Args:
         script: Its console script: ``outrelay-relay``.
         arguments: Its command line; the form of the log is added.
-        directory: Where it runs.
+        directory: Where it runs, and where its log goes.
         name: What to call it, where there are several of the script.
     """
 
@@ -69,23 +71,17 @@ class Program:
         self, script: str, arguments: Sequence[str], *, directory: Path, name: str = ""
     ) -> None:
         self.name = name or script.removeprefix("outrelay-")
-        self._lines: list[str] = []
-        self._events: list[Line] = []
-        self._news = threading.Condition()
-        self._log_ended = False
-        self._process = subprocess.Popen(
-            [script_path(script), *arguments, "--log-format", "json"],
-            cwd=directory,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
-        self._reader = threading.Thread(target=self._follow, name=f"log of {self.name}")
-        self._reader.start()
+        self._log = directory / f"{self.name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [script_path(script), *arguments, "--log-format", "json"],
+                cwd=directory,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                process_group=0,
+            )
 
     @property
     def pid(self) -> int:
@@ -95,13 +91,7 @@ class Program:
     @property
     def log(self) -> Sequence[str]:
         """The last lines it wrote, in a form for people."""
-        with self._news:
-            return [readable(line) for line in self._lines[-_TAIL:]]
-
-    def events(self, event: str) -> Sequence[Line]:
-        """Its log lines so far with this event."""
-        with self._news:
-            return [line for line in self._events if line["event"] == event]
+        return [readable(line) for line in self._lines()[-_TAIL:]]
 
     def wait_for(
         self, event: str, *, fields: Line | None = None, timeout: float = START_TIMEOUT
@@ -113,46 +103,29 @@ class Program:
         """
         wanted = {"event": event, **(fields or {})}.items()
         deadline = time.monotonic() + timeout
-        with self._news:
-            while True:
-                for line in self._events:
-                    if wanted <= line.items():
-                        return line
-                if self._log_ended:
-                    fault = f"ended with exit code {self._process.wait()}"
-                    break
-                if not self._news.wait(max(0.0, deadline - time.monotonic())):
-                    fault = f"did not say {event!r} within {timeout:g} s"
-                    break
-        raise ProgramFailedError(self.name, fault, self.log)
+        while True:
+            code = self._process.poll()  # before the look at the log: it may end in between
+            for line in map(_parsed, self._lines()):
+                if line is not None and wanted <= line.items():
+                    return line
+            if code is not None:
+                raise ProgramFailedError(self.name, f"ended with exit code {code}", self.log)
+            if time.monotonic() > deadline:
+                fault = f"did not say {event!r} within {timeout:g} s"
+                raise ProgramFailedError(self.name, fault, self.log)
+            time.sleep(_GLANCE)
 
     def stop(self) -> int:
         """Ask it to stop and give its exit code; one that does not is killed (code -9)."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            code = self._process.wait(STOP_TIMEOUT)
+            return self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
-        self._reader.join()
-        return code
+            return self._process.wait()
 
-    def _follow(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stderr:
-            for text in stderr:
-                self._add(text.rstrip("\n"))
-        with self._news:
-            self._log_ended = True
-            self._news.notify_all()
-
-    def _add(self, text: str) -> None:
-        line = _parsed(text)
-        with self._news:
-            self._lines.append(text)
-            if line is not None:
-                self._events.append(line)
-            self._news.notify_all()
+    def _lines(self) -> list[str]:
+        return self._log.read_text(errors="replace").splitlines()
 
 
 def run(
