@@ -316,9 +316,10 @@ class Network:
         self._watchers.append([])
         return self._watchers[-1]
 
-    def host(self, engine: Engine) -> Host:
-        """An engine at an address of its own."""
-        host = Host(self, engine, self._new_address())
+    def host(self, engine: Engine, *, behind: str = "") -> Host:
+        """An engine at an address of its own; behind an IP address: at a port of that."""
+        address = (behind, next(self._addresses)) if behind else self._new_address()
+        host = Host(self, engine, address)
         self._hosts[host.address] = host
         return host
 

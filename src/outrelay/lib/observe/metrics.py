@@ -34,7 +34,7 @@ class CarrierMetrics:
     """Connections: relay and agent.
 
     Labels: ``role`` of the peer, ``carrier`` as ``Connection.carrier``; ``reason`` a phrase
-    of our own ("certificate", "alpn", "timeout"), never the peer's text.
+    of our own (``transport.quic.Cause``), never the peer's text.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -47,6 +47,12 @@ class CarrierMetrics:
         self.handshakes_refused = Counter(
             "outrelay_handshakes_refused",
             "Connections refused before their peer was verified.",
+            ["reason"],
+            registry=registry,
+        )
+        self.datagrams_dropped = Counter(
+            "outrelay_datagrams_dropped",
+            "Datagrams that belong to no connection and begin none.",
             ["reason"],
             registry=registry,
         )

@@ -176,7 +176,7 @@ class CoreConnection(SendingConnection):
         self.more = False
         datagrams = super().datagrams_to_send(now)
         self._streams_queue.clear()  # aioquic's own queue: the records are ours
-        if not datagrams and self._handshake_confirmed and self._close_event is None:
+        if not self.more and self._handshake_confirmed and self._close_event is None:
             datagrams += self._probe_path_size(now)
         return datagrams
 

@@ -12,10 +12,15 @@ from outrelay.lib.errors import ErrorCode
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, IDLE_TIMEOUT, CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
-from outrelay.lib.transport.quic.engine import Event, EventKind, Peer
+from outrelay.lib.transport.quic.engine import Cause, Event, EventKind, Peer
+from outrelay.lib.transport.quic.strangers import Admission
 
-_CERTIFICATE_ALERTS = range(0x100 + 42, 0x100 + 50)
-_FINAL_ALERTS = {*_CERTIFICATE_ALERTS, 0x100 + 116, 0x100 + 120, 0x100 + 40}
+NO_ANSWER = "no answer in time"
+"""Why a handshake was given up."""
+
+_CERTIFICATE_ALERTS = {*range(0x100 + 42, 0x100 + 50), 0x100 + 116}
+_ALPN_ALERT = 0x100 + 120
+_FINAL_ALERTS = {*_CERTIFICATE_ALERTS, _ALPN_ALERT, 0x100 + 40}
 """Alerts that another attempt cannot change: certificates, no common ALPN."""
 
 
@@ -32,7 +37,7 @@ class Link:
 
     __slots__ = (
         *("number", "dialled", "address", "core", "peer", "pings"),
-        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal"),
+        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal", "admission"),
         *("_table", "_ids", "_events"),
     )
 
@@ -56,6 +61,7 @@ class Link:
         self.deadline = float("inf")
         self.peer: Peer | None = None
         self.refusal = ""  # why our own judge said no
+        self.admission: Admission | None = None  # while the peer's handshake is under way
         self.pings = 0
         self._table = table
         self._ids: set[bytes] = set()
@@ -189,8 +195,18 @@ class Link:
                 address=self.address,
                 by_peer=by_peer,
                 final=end.error_code in _FINAL_ALERTS,
+                cause=self._cause(end, by_peer=by_peer),
             )
         )
+
+    def _cause(self, end: quic_events.ConnectionTerminated, *, by_peer: bool) -> Cause:
+        if by_peer:
+            return Cause.PEER
+        if self.refusal == NO_ANSWER or _is_silent_end(end):
+            return Cause.TIMEOUT
+        if end.error_code in _CERTIFICATE_ALERTS:
+            return Cause.CERTIFICATE
+        return Cause.ALPN if end.error_code == _ALPN_ALERT else Cause.HANDSHAKE
 
     def _drained(self) -> None:
         if not self.ended:

@@ -25,6 +25,7 @@ from outrelay.lib.transport.quic.engine import (
     EngineOptions,
     Event,
     EventKind,
+    Refusal,
     Transmit,
 )
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
@@ -40,7 +41,7 @@ TICK = 1.0
 PING_IDLE = 3
 """Ticks between keep-alives of a dialled connection without streams; with some: every one."""
 
-OnRefused = Callable[[Address, str], None]
+OnRefused = Callable[[Refusal], None]
 
 
 class QuicEndpoint:
@@ -83,7 +84,7 @@ class QuicEndpoint:
             credentials: What we show, dialling and listening.
             trust: Whom the peers' certificates must come from.
             accept_roles: Roles that may dial us; empty: a dialler only.
-            on_refused: Called with address and reason of every handshake refused here.
+            on_refused: Told of everybody turned away here.
             alpn: The one protocol spoken.
             options: Replaces the four above, for tests of limits.
 
@@ -255,6 +256,8 @@ class QuicEndpoint:
                     if event.kind is EventKind.LOST:
                         self._connections.pop(event.connection, None)
                         self._dialled.discard(event.connection)
+        for refusal in self._engine.refusals():
+            self._tell(refusal)
 
     def _connected(self, event: Event) -> None:
         assert event.peer is not None
@@ -282,6 +285,10 @@ class QuicEndpoint:
         if answer is not None and not answer.done():
             host, port = event.address
             answer.set_exception(Refused(f"{host}:{port}", event.reason, final=event.final))
-        elif event.connection not in self._dialled and self._on_refused is not None:
-            self._on_refused(event.address, event.reason)
+        elif event.connection not in self._dialled:
+            self._tell(Refusal(event.cause, event.address, event.reason))
         self._dialled.discard(event.connection)
+
+    def _tell(self, refusal: Refusal) -> None:
+        if self._on_refused is not None:
+            self._on_refused(refusal)

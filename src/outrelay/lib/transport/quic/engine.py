@@ -10,7 +10,7 @@ Rules for both sides:
 
 - After any call that may produce packets the shell calls ``transmits`` until it returns
   nothing, then ``next_deadline``. After ``receive``, ``handle_timeout`` and ``transmits``
-  it drains ``events``.
+  it drains ``events``, and ``refusals``.
 - Reading gives stream credit back; nothing else does. Connection credit is given on receipt.
 - ``write`` takes what fits below WRITE_BUFFER unsent bytes; when it took less than it was
   given, a WRITABLE follows as soon as there is room again.
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
 from outrelay.lib.identity.certs import Credentials, Trust
@@ -59,9 +59,38 @@ class EventKind(IntEnum):
     RESET = 5  # stream, code: the peer sends no more
     FINISHED = 6  # stream: the peer has acknowledged everything up to our FIN
     STREAMS_AVAILABLE = 7
-    REFUSED = 8  # reason, final: a handshake failed; address says whose
+    REFUSED = 8  # cause, reason, final: a handshake failed; address says whose
     LOST = 9  # code, reason, by_peer, timed_out
     DRAINED = 10
+
+
+class Cause(StrEnum):
+    """Why somebody was turned away: a small set, fit for a metric's label."""
+
+    CERTIFICATE = "certificate"
+    ALPN = "alpn"
+    HANDSHAKE = "handshake"  # anything else that is wrong with it
+    TIMEOUT = "timeout"
+    PEER = "peer"  # it would not have us
+    PROOF = "proof"  # the proof of an address is not ours, or too old
+    SOURCE_LIMIT = "source limit"  # too many handshakes of its address
+    LIMIT = "limit"  # too many handshakes of everybody
+    VERSION = "version"
+    FORGOTTEN = "forgotten"  # a packet of a connection that is not here (any more)
+    NOISE = "noise"
+
+
+NO_HANDSHAKE = frozenset({Cause.PROOF, Cause.VERSION, Cause.FORGOTTEN, Cause.NOISE})
+"""Causes of single datagrams that tried to begin no connection with us."""
+
+
+class Refusal(NamedTuple):
+    """Somebody was turned away, ``times`` times; the last one came from ``address``."""
+
+    cause: Cause
+    address: Address
+    reason: str = ""
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +114,7 @@ class Event(NamedTuple):
     by_peer: bool = False
     timed_out: bool = False
     final: bool = False
+    cause: Cause = Cause.HANDSHAKE
 
 
 class Transmit(NamedTuple):
@@ -113,6 +143,12 @@ class EngineOptions:
     """Handshakes under way above which new diallers must prove their address first."""
     handshakes_max: int = 1024
     """Handshakes under way above which new ones are dropped."""
+    source_handshakes: int = 64
+    """Handshakes under way of one source, as ``budgets`` has it."""
+    source_rate: float = 50.0
+    """Handshakes a second of one source, in the long run."""
+    source_burst: int = 200
+    """Handshakes of one source at once."""
     datagram_sizes: tuple[int, ...] = field(default=DATAGRAM_SIZES)
 
 
@@ -135,6 +171,9 @@ class Engine(Protocol):
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
+
+    def refusals(self) -> list[Refusal]:
+        """Whom it turned away since the last call before there was a connection."""
 
     def connect(
         self, address: Address, *, roles: Collection[Role], server_name: str, now: float

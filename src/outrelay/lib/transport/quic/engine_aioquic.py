@@ -28,13 +28,15 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
-from outrelay.lib.transport.quic.aioquic_link import Link
+from outrelay.lib.transport.quic.aioquic_link import NO_ANSWER, Link
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
+    Cause,
     EngineOptions,
     Event,
     Peer,
+    Refusal,
     Transmit,
 )
 from outrelay.lib.transport.quic.header import CID_LENGTH, Header, parse_header
@@ -68,14 +70,16 @@ class AioquicEngine:
         for datagram in split(data, segment_size):
             header = parse_header(datagram)
             if header is None:
+                self._strangers.refuse(Cause.NOISE, address)
                 continue
             link = self._routes.get(header.destination)
             if link is None:
                 link = self._stranger(header, datagram, address, now)
             if link is not None:
                 self._feed(link, datagram, address, now)
-                if not link.core.begun:
-                    self._forget(link)
+                if not link.core.begun:  # its first datagram was no Initial of anybody
+                    self._strangers.refuse(Cause.NOISE, address)
+                    self._remove(link)
 
     def _feed(self, link: Link, datagram: bytes, address: Address, now: float) -> None:
         self._touched[link.number] = link
@@ -125,6 +129,8 @@ class AioquicEngine:
             original_destination_connection_id=admission.original_destination,
             retry_source_connection_id=admission.retry_source,
         )
+        link.admission = admission
+        self._handshakes += 1
         link.route(destination)
         link.route(link.core.host_cid)
         return link
@@ -138,7 +144,6 @@ class AioquicEngine:
             handshake_by=now + self._options.handshake_timeout,
             table=self._routes,
         )
-        self._handshakes += not dialled
         self._touched[number] = link
         return link
 
@@ -189,10 +194,9 @@ class AioquicEngine:
         out = self._strangers.take_answers()
         touched, self._touched = self._touched, {}
         for link in touched.values():
-            datagrams = self._datagrams(link, now)
-            out += segment(datagrams)
+            out += segment(self._datagrams(link, now))
             self._collect(link)
-            if link.core.more or (datagrams and not link.ended):
+            if link.core.more:
                 self._touched[link.number] = link
             self._schedule(link)
         return out
@@ -224,7 +228,7 @@ class AioquicEngine:
             link.deadline = float("inf")
             self._touched[number] = link
             if link.is_pending and now >= link.handshake_by:
-                link.refusal = link.refusal or "no answer in time"
+                link.refusal = link.refusal or NO_ANSWER
                 link.core.close(error_code=QuicErrorCode.INTERNAL_ERROR, frame_type=0)
             self._tick(link, now)
             self._collect(link)
@@ -260,23 +264,27 @@ class AioquicEngine:
         return events
 
     def _collect(self, link: Link) -> None:
-        was_pending = link.is_pending
         link.collect(self._events)
-        self._handshakes -= was_pending and link.connected and not link.dialled
+        if link.connected:
+            self._handshake_over(link)
         if link.drained and link.number in self._links:
             self._remove(link)
 
-    def _forget(self, link: Link) -> None:
-        """Its first datagram was no Initial of anybody: nothing was begun."""
-        self._remove(link)
-
     def _remove(self, link: Link) -> None:
         link.drained = True
-        # One that failed counts until here: it costs memory while it closes.
-        self._handshakes -= not (link.connected or link.dialled)
+        self._handshake_over(link)  # one that failed counts until here: it costs memory
         link.unroute_all()
         del self._links[link.number]
         self._touched.pop(link.number, None)
+
+    def _handshake_over(self, link: Link) -> None:
+        if link.admission is not None:
+            self._strangers.over(link.admission)
+            self._handshakes -= 1
+            link.admission = None
+
+    def refusals(self) -> list[Refusal]:
+        return self._strangers.take_refusals()
 
     # What the shell asks
 

@@ -6,6 +6,10 @@ token that it can hear us (Retry, no state here), above ``handshakes_max`` it is
 Another version is answered with ours, a packet of a connection we have forgotten with a
 stateless reset, anything else with silence.
 
+Every source has a budget of handshakes (``budgets``), and a second one for those it has
+proved its address for: whoever spends the first in somebody else's name only has them asked
+for a proof, and nobody can spend the second one but its owner.
+
 Source: RFC 9000 sections 6, 8.1, 10.3 and 14.1.
 """
 
@@ -22,7 +26,8 @@ from aioquic.quic.packet import (
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
+from outrelay.lib.transport.quic.budgets import Budgets, source_of
+from outrelay.lib.transport.quic.engine import Cause, EngineOptions, Refusal, Transmit
 from outrelay.lib.transport.quic.header import CID_LENGTH, Header
 from outrelay.lib.transport.quic.reset import StatelessResets
 
@@ -37,6 +42,8 @@ class Admission(NamedTuple):
 
     original_destination: bytes
     retry_source: bytes | None
+    budget: Budgets
+    source: str
 
 
 class Strangers:
@@ -47,11 +54,25 @@ class Strangers:
         self._resets = resets
         self._retry = QuicRetryTokenHandler()
         self._answers: list[Transmit] = []
+        self._refused: dict[Cause, Refusal] = {}
+        self._unproven, self._proven = (
+            Budgets(
+                under_way=options.source_handshakes,
+                per_second=options.source_rate,
+                burst=options.source_burst,
+            )
+            for _ in range(2)
+        )
 
     def take_answers(self) -> list[Transmit]:
         """Datagrams to send, once."""
         answers, self._answers = self._answers, []
         return answers
+
+    def take_refusals(self) -> list[Refusal]:
+        """Whom we turned away, once."""
+        refused, self._refused = self._refused, {}
+        return list(refused.values())
 
     def admit(
         self, header: Header, size: int, address: Address, *, handshakes: int, now: float
@@ -64,39 +85,70 @@ class Strangers:
             address: Where it came from.
             handshakes: How many are under way.
             now: Monotonic seconds.
+
+        Returns:
+            The admission, to be handed to ``over`` when the handshake is over; None: it
+            begins none.
         """
-        if not self._options.accept_roles or size < _INITIAL_MINIMUM:
+        answer = self._judge(header, size, address, handshakes, now)
+        if isinstance(answer, Cause):
+            self.refuse(answer, address)
             return None
-        if header.version != VERSION:
-            if header.version:
-                self._offer_version(header, address)
-            return None
-        if not header.is_initial or len(header.destination) < _DESTINATION_MINIMUM:
-            return None
-        if handshakes >= self._options.handshakes_max:
-            return None
-        if header.token:
-            return self._check_token(header, address, now)
-        if handshakes >= self._options.retry_above:
-            self._ask_for_proof(header, address, now)
-            return None
-        return Admission(header.destination, None)
+        return answer
+
+    def over(self, admission: Admission) -> None:
+        """A handshake that was admitted is over, in whatever way."""
+        admission.budget.give_back(admission.source)
 
     def forgotten(self, header: Header, size: int, address: Address, now: float) -> None:
         """A packet of an established connection that is not ours any more."""
         if self._options.accept_roles:
+            self.refuse(Cause.FORGOTTEN, address)
             answer = self._resets.answer(header.destination, size, now)
             if answer is not None:
                 self._answer(address, answer)
 
-    def _check_token(self, header: Header, address: Address, now: float) -> Admission | None:
+    def refuse(self, cause: Cause, address: Address) -> None:
+        """Count a datagram that came to nothing."""
+        known = self._refused.get(cause)
+        times = known.times + 1 if known else 1
+        self._refused[cause] = Refusal(cause, address, times=times)
+
+    def _judge(
+        self, header: Header, size: int, address: Address, handshakes: int, now: float
+    ) -> Admission | Cause | None:
+        """The admission, why there is none, or None while a proof is asked for."""
+        options = self._options
+        if not options.accept_roles or size < _INITIAL_MINIMUM:
+            return Cause.NOISE
+        if header.version != VERSION:
+            if header.version:
+                self._offer_version(header, address)
+            return Cause.VERSION
+        if not header.is_initial or len(header.destination) < _DESTINATION_MINIMUM:
+            return Cause.NOISE
+        if handshakes >= options.handshakes_max:
+            return Cause.LIMIT
+        source = source_of(address[0])
+        if header.token:
+            return self._check_proof(header, address, source, now)
+        if handshakes >= options.retry_above or not self._unproven.take(source, now):
+            self._ask_for_proof(header, address, now)
+            return None
+        return Admission(header.destination, None, self._unproven, source)
+
+    def _check_proof(
+        self, header: Header, address: Address, source: str, now: float
+    ) -> Admission | Cause:
         try:
             original = self._retry.validate_token(
                 address=address, destination_cid=header.destination, token=header.token, now=now
             )
         except ValueError:
-            return None
-        return Admission(original, header.destination)
+            return Cause.PROOF
+        if not self._proven.take(source, now):
+            return Cause.SOURCE_LIMIT
+        return Admission(original, header.destination, self._proven, source)
 
     def _ask_for_proof(self, header: Header, address: Address, now: float) -> None:
         source = os.urandom(CID_LENGTH)
