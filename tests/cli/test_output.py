@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from outrelay.cli.output import Column, print_table, printable, record_of
+from outrelay.cli.output import Column, moment, print_table, printable, record_of
 from outrelay.lib.control.v1 import policy_pb2
 
 Row = tuple[str, str, str]
@@ -53,3 +53,7 @@ def test_an_enum_value_nobody_knows_is_its_number() -> None:
 def test_printable_escapes_what_is_not() -> None:
     assert printable("plain ü") == "plain ü"
     assert printable("a\x1b[2J\n") == r"a\x1b[2J\n"
+
+
+def test_a_time_too_far_away_for_a_calendar_is_its_number() -> None:
+    assert moment(2**62) == str(2**62)

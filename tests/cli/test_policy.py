@@ -6,7 +6,7 @@ import time
 from uuid import UUID
 
 from tests.cli.running import Cli, cli_of
-from tests.controller.live import LiveController
+from tests.controller.live import AGENT_A, AGENT_B, LiveController
 
 RULE = ("--caller", "outrelay://acme/agent/*", "--target", "db", "--decision", "allow")
 
@@ -90,3 +90,36 @@ async def test_what_the_controller_finds_wrong_is_bad_usage(cli: Cli) -> None:
         2, "policy", "add", "--caller", "", "--target", "db", "--decision", "deny"
     )
     assert line.endswith("caller_pattern: must be given")
+
+
+class TestExplain:
+    ASK = ("policy", "explain", "--caller", AGENT_A, "--target", "db")
+
+    async def test_says_what_and_why(self, cli: Cli) -> None:
+        narrow = (await cli.ok("policy", "add", *RULE)).strip()
+        await cli.ok("policy", "add", "--caller", "*", "--target", "d*", "--decision", "deny")
+        verdict, head, first, second = (await cli.ok(*self.ASK)).splitlines()
+        assert verdict == f"allow: allowed by policy rule {narrow}"
+        assert head.split() == ["ID", "DECISION", "CALLER", "TARGET", "WHY"]
+        assert first.split()[:3] == ["*", narrow, "allow"]
+        assert "the most specific that matches" in first
+        assert second.split()[1] == "deny"
+        assert f"less specific target than that of {narrow}" in second
+
+    async def test_without_rules_is_a_denial_and_no_table(self, cli: Cli) -> None:
+        assert await cli.ok(*self.ASK) == "deny: no policy rule allows it\n"
+
+    async def test_tells_the_providers_side_too(self, cli: Cli) -> None:
+        await cli.ok("policy", "add", *RULE)
+        await cli.ok(
+            "policy", "add", "--caller", AGENT_B, "--target", AGENT_A, "--decision", "deny"
+        )
+        (record,) = await cli.records(*self.ASK, "--method", "GET", "--provider", AGENT_B)
+        assert record["decision"] == "deny"
+        considered = record["considered"]
+        assert isinstance(considered, list)
+        assert [(each["callee_side"], each["decides"]) for each in considered] == [
+            (False, True),
+            (True, True),
+        ]
+        assert considered[1]["rule"]["id"] == record["matched_rule_id"]

@@ -10,8 +10,8 @@ import time
 import click
 
 from outrelay.cli.flags import calls_controller, examples
-from outrelay.cli.output import Column, moment, print_json, print_table, record_of, word
-from outrelay.cli.policy import DECISIONS
+from outrelay.cli.output import TABLE, Column, moment, print_record, print_table, record_of, word
+from outrelay.cli.ruleset import DECISIONS
 from outrelay.cli.session import STREAM_TIMEOUT, Session
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
@@ -98,9 +98,9 @@ async def query(
     found = []
     async with session.channel() as channel:
         async for event in AuditStub(channel).Query(request, timeout=STREAM_TIMEOUT):
-            if session.output == "json":
-                print_json(record_of(event))
-            else:
+            if session.output == TABLE:
                 found.append(event)
-    if session.output != "json":
+            else:
+                print_record(session.output, record_of(event))
+    if session.output == TABLE:
         print_table(COLUMNS, found)

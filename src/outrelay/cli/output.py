@@ -1,4 +1,4 @@
-"""How answers look: a table that fits the terminal, or JSON, one object a line.
+"""How answers look: a table that fits the terminal, JSON, one object a line, or a YAML list.
 
 What peers sent is shown without the characters that move a terminal's cursor. Where the
 output is no terminal a row is one line, however long.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
 import click
+import yaml
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-FORMATS = ("table", "json")
+TABLE, JSON, YAML = FORMATS = ("table", "json", "yaml")
 
 NARROW = 120
 """Characters of a terminal's width below which some columns are left out."""
@@ -62,9 +63,26 @@ def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
     console.print(table)
 
 
-def print_json(record: object) -> None:
-    """Print one record as one line."""
-    click.echo(json.dumps(record, separators=(", ", ": ")))
+def print_rows(
+    form: str,
+    columns: Sequence[Column[RowT]],
+    rows: Iterable[RowT],
+    record: Callable[[RowT], Mapping[str, object]],
+) -> None:
+    """Print rows in one of ``FORMATS``."""
+    if form == TABLE:
+        print_table(columns, rows)
+    else:
+        for row in rows:
+            print_record(form, record(row))
+
+
+def print_record(form: str, record: Mapping[str, object]) -> None:
+    """Print one record: a line of JSON, or an item of a YAML list."""
+    if form == YAML:
+        click.echo(yaml.safe_dump([dict(record)], sort_keys=False, width=_ENDLESS), nl=False)
+    else:
+        click.echo(json.dumps(record, separators=(", ", ": ")))
 
 
 def record_of(message: Message) -> dict[str, object]:
@@ -85,8 +103,11 @@ def word(kind: EnumDescriptor, number: int) -> str:
 
 
 def moment(unix_ms: int) -> str:
-    """A time in the terminal's time zone, to the second."""
-    time = datetime.fromtimestamp(unix_ms / 1000, tz=UTC).astimezone()
+    """A time in the terminal's time zone, to the second; a number when it is too far away."""
+    try:
+        time = datetime.fromtimestamp(unix_ms / 1000, tz=UTC).astimezone()
+    except (ValueError, OverflowError):
+        return str(unix_ms)
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -9,21 +9,26 @@ import time
 
 import click
 
+from outrelay.cli.apply import apply
 from outrelay.cli.flags import calls_controller, examples
-from outrelay.cli.output import Column, moment, print_json, print_table, record_of, word
-from outrelay.cli.session import TIMEOUT, Session
+from outrelay.cli.output import (
+    TABLE,
+    YAML,
+    Column,
+    moment,
+    print_record,
+    print_rows,
+    print_table,
+    printable,
+    record_of,
+    word,
+)
+from outrelay.cli.ruleset import DECISIONS, P2P_MODES, RELAY_MODES, dump
+from outrelay.cli.session import STREAM_TIMEOUT, TIMEOUT, Session
 from outrelay.lib.control.v1 import policy_pb2 as pb
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.errors import ControlError
 from outrelay.lib.options import DURATION
-
-DECISIONS = {"allow": pb.DECISION_ALLOW, "deny": pb.DECISION_DENY}
-P2P_MODES = {
-    "allowed": pb.P2P_ALLOWED,
-    "forbidden": pb.P2P_FORBIDDEN,
-    "required": pb.P2P_REQUIRED,
-}
-RELAY_MODES = {"splice": pb.RELAY_MODE_SPLICE, "forward": pb.RELAY_MODE_FORWARD}
 
 COLUMNS: tuple[Column[pb.PolicyRule], ...] = (
     Column(title="ID", text=lambda rule: rule.id, whole=True),
@@ -118,24 +123,32 @@ async def add(
     async with session.channel() as channel:
         request = pb.AddPolicyRequest(rule=rule)
         response = await PolicyStub(channel).AddPolicy(request, timeout=TIMEOUT)
-    if session.output == "json":
-        print_json({"id": response.id})
-    else:
+    if session.output == TABLE:
         click.echo(response.id)
+    else:
+        print_record(session.output, {"id": response.id})
 
 
-@policy.command(name="list", epilog=examples("outrelay-cli policy list --tenant acme"))
+@policy.command(
+    name="list",
+    epilog=examples(
+        """
+        outrelay-cli policy list --tenant acme
+        outrelay-cli policy list --output yaml > rules.yaml
+        """
+    ),
+)
 @calls_controller
 async def list_(session: Session) -> None:
-    """Show the rules of a tenant, oldest first."""
+    """Show the rules of a tenant, oldest first; as YAML, the file that `apply` takes."""
+    tenant = session.required_tenant
     async with session.channel() as channel:
-        request = pb.ListPoliciesRequest(tenant=session.required_tenant)
-        response = await PolicyStub(channel).ListPolicies(request, timeout=TIMEOUT)
-    if session.output == "json":
-        for rule in response.rules:
-            print_json(record_of(rule))
+        request = pb.ListPoliciesRequest(tenant=tenant)
+        response = await PolicyStub(channel).ListPolicies(request, timeout=STREAM_TIMEOUT)
+    if session.output == YAML:
+        click.echo(dump(tenant, response.rules), nl=False)
     else:
-        print_table(COLUMNS, response.rules)
+        print_rows(session.output, COLUMNS, response.rules, record_of)
 
 
 @policy.command(epilog=examples("outrelay-cli policy remove --id $ID"))
@@ -150,3 +163,74 @@ async def remove(session: Session, *, rule_id: str) -> None:
     if not response.removed:
         fault = f"{tenant} has no policy rule {rule_id}; see: outrelay-cli policy list"
         raise ControlError("NOT_FOUND", fault, controller=session.controller)
+
+
+def _of_rule(column: Column[pb.PolicyRule]) -> Column[pb.ConsideredRule]:
+    return Column(
+        title=column.title,
+        text=lambda each: column.text(each.rule),
+        whole=column.whole,
+        extra=column.extra,
+    )
+
+
+EXPLAINED: tuple[Column[pb.ConsideredRule], ...] = (
+    Column(title="", text=lambda each: "*" if each.decides else ""),
+    *map(_of_rule, COLUMNS),
+    Column(title="WHY", text=lambda each: each.why),
+)
+
+
+@policy.command(
+    epilog=examples(
+        """
+        outrelay-cli policy explain --caller outrelay://acme/agent/$UUID --target db
+        outrelay-cli policy explain --caller $CALLER --target db --method GET --provider $PROVIDER
+        """
+    )
+)
+@click.option("--caller", required=True, help="URI of the agent that would call.")
+@click.option("--target", required=True, help="Service it would call.")
+@click.option("--method", default="", show_default="none", help="Method of the call.")
+@click.option("--provider", default="", help="URI of a provider whose side is asked too.")
+@calls_controller
+async def explain(
+    session: Session, *, caller: str, target: str, method: str, provider: str
+) -> None:
+    """Tell what would be decided about a call, and why: every rule, those that decide marked *."""
+    request = pb.ExplainRequest(
+        tenant=session.required_tenant,
+        caller=caller,
+        target=target,
+        method=method,
+        provider=provider,
+    )
+    async with session.channel() as channel:
+        answer = await PolicyStub(channel).Explain(request, timeout=STREAM_TIMEOUT)
+    if session.output != TABLE:
+        print_record(session.output, _explanation(answer))
+        return
+    decision = word(pb.Decision.DESCRIPTOR, answer.decision)
+    click.echo(printable(f"{decision}: {answer.reason}"))
+    if answer.considered:
+        print_table(EXPLAINED, answer.considered)
+
+
+def _explanation(answer: pb.ExplainResponse) -> dict[str, object]:
+    return {
+        "decision": word(pb.Decision.DESCRIPTOR, answer.decision),
+        "matched_rule_id": answer.matched_rule_id,
+        "reason": answer.reason,
+        "considered": [
+            {
+                "rule": record_of(each.rule),
+                "decides": each.decides,
+                "why": each.why,
+                "callee_side": each.callee_side,
+            }
+            for each in answer.considered
+        ],
+    }
+
+
+policy.add_command(apply)

@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from outrelay.cli.flags import Common, absolute, common_flags, examples
-from outrelay.cli.output import Column, print_json, print_table
+from outrelay.cli.output import TABLE, Column, print_rows
 from outrelay.cli.profiles import Profiles, Settings, check_name, load, profiles_path, save
 from outrelay.lib.errors import ControlError
 from outrelay.lib.options import ParsedType
@@ -69,11 +69,8 @@ def list_(ctx: click.Context, /, **flags: object) -> None:
     entries = [
         (name, settings, name == profiles.current) for name, settings in profiles.settings.items()
     ]
-    if here.over(ctx.find_object(Common) or here).output == "json":
-        for entry in entries:
-            print_json(_record(entry))
-    else:
-        print_table(COLUMNS, entries)
+    form = here.over(ctx.find_object(Common) or here).output or TABLE
+    print_rows(form, COLUMNS, entries, _record)
 
 
 def _record(entry: Entry) -> dict[str, object]:
