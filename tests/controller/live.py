@@ -21,6 +21,7 @@ from outrelay.controller.options import ControllerOptions
 from outrelay.lib.control.channel import open_channel
 from outrelay.lib.control.v1 import policy_pb2, registry_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
+from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 from outrelay.lib.identity.certs import Credentials, Trust
@@ -28,6 +29,7 @@ from tests.support.pki import TestPki, save
 
 if TYPE_CHECKING:  # they are of the stubs only
     from outrelay.lib.control.v1.audit_pb2_grpc import AuditAsyncStub
+    from outrelay.lib.control.v1.fleet_pb2_grpc import FleetAsyncStub
     from outrelay.lib.control.v1.policy_pb2_grpc import PolicyAsyncStub
     from outrelay.lib.control.v1.registry_pb2_grpc import RegistryAsyncStub
 
@@ -47,6 +49,7 @@ class Stubs:
     registry: RegistryAsyncStub
     policy: PolicyAsyncStub
     audit: AuditAsyncStub
+    fleet: FleetAsyncStub
 
 
 @asynccontextmanager
@@ -54,7 +57,13 @@ async def stubs(
     target: str, *, credentials: Credentials | None = None, trust: Trust | None = None
 ) -> AsyncIterator[Stubs]:
     async with open_channel(target, credentials=credentials, trust=trust) as channel:
-        yield Stubs(channel, RegistryStub(channel), PolicyStub(channel), AuditStub(channel))
+        yield Stubs(
+            channel,
+            RegistryStub(channel),
+            PolicyStub(channel),
+            AuditStub(channel),
+            FleetStub(channel),
+        )
 
 
 AsyncStubs = AbstractAsyncContextManager[Stubs]

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from outrelay.controller import authz
-from outrelay.lib.control.v1 import audit_pb2, policy_pb2, registry_pb2
+from outrelay.lib.control.v1 import audit_pb2, fleet_pb2, policy_pb2, registry_pb2
 from outrelay.lib.errors import ControlError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
@@ -111,6 +111,18 @@ async def record(stubs: Stubs) -> None:
     await stubs.audit.Record(audit_pb2.RecordAuditRequest(event=event()))
 
 
+async def attach(stubs: Stubs) -> None:
+    await first_of(stubs.fleet.Attach(iter([fleet_pb2.RelayReport(relay_id="r1")])))
+
+
+async def list_streams(stubs: Stubs) -> None:
+    await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant="acme"))
+
+
+async def kill_stream(stubs: Stubs) -> None:
+    await stubs.fleet.KillStream(fleet_pb2.KillStreamRequest(tenant="acme", stream_id="0" * 16))
+
+
 def unauthenticated(text: str) -> AbstractAsyncContextManager[object]:
     return refused(grpc.StatusCode.UNAUTHENTICATED, text)
 
@@ -131,6 +143,9 @@ CALLS: dict[str, Call] = {
     "Audit/Record": record,
     "Audit/RecordBatch": record_batch,
     "Audit/Query": query,
+    "Fleet/Attach": attach,
+    "Fleet/ListStreams": list_streams,
+    "Fleet/KillStream": kill_stream,
 }
 
 
@@ -139,8 +154,13 @@ RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
     "Policy/Watch",
     "Audit/Record",
     "Audit/RecordBatch",
+    "Fleet/Attach",
 }
-OPERATOR = {rpc for rpc in CALLS if rpc.startswith("Policy/")} | {"Audit/Query"}
+OPERATOR = {rpc for rpc in CALLS if rpc.startswith("Policy/")} | {
+    "Audit/Query",
+    "Fleet/ListStreams",
+    "Fleet/KillStream",
+}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +199,7 @@ def test_the_table_knows_every_rpc_there_is() -> None:
             (registry_pb2, "Registry"),
             (policy_pb2, "Policy"),
             (audit_pb2, "Audit"),
+            (fleet_pb2, "Fleet"),
         )
     ]
     rpcs = {f"{service.name}/{method.name}" for service in services for method in service.methods}

@@ -65,21 +65,20 @@ async def test_a_database_that_fails_is_unavailable(
         await stubs.audit.Record(audit_pb2.RecordAuditRequest(event=event))
 
 
-@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary"])
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_garbage_is_an_invalid_argument(controller: LiveController, kind: str) -> None:
     method = {
         "unary_unary": "Policy/ListPolicies",
         "unary_stream": "Policy/Watch",
         "stream_unary": "Audit/RecordBatch",
+        "stream_stream": "Fleet/Attach",
     }[kind]
     garbage = b"\xff" * 100
     async with controller.plaintext() as stubs:
         rpc = getattr(stubs.channel, kind)(f"/outrelay.control.v1.{method}")
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cannot be decoded"):
-            if kind == "unary_stream":
-                await rpc(garbage).read()
-            else:
-                await rpc(iter([garbage]) if kind == "stream_unary" else garbage)
+            call = rpc(iter([garbage]) if kind.startswith("stream_") else garbage)
+            await (call.read() if kind.endswith("_stream") else call)
 
 
 async def test_a_batch_that_is_refused_half_way_leaves_nothing_behind(
@@ -139,5 +138,6 @@ class TestForAll:
             async for answer in stub.ServerReflectionInfo(iter([request])):
                 names = {service.name for service in answer.list_services_response.service}
                 assert {
-                    f"outrelay.control.v1.{name}" for name in ("Registry", "Policy", "Audit")
+                    f"outrelay.control.v1.{name}"
+                    for name in ("Registry", "Policy", "Audit", "Fleet")
                 } < names

@@ -17,6 +17,8 @@ from outrelay.controller.audit.service import AuditService
 from outrelay.controller.authz import ADMIN_SOCKET, PLAINTEXT, always, by_certificate
 from outrelay.controller.calls import Calls
 from outrelay.controller.clock import now_ms
+from outrelay.controller.fleet.attachments import Attachments
+from outrelay.controller.fleet.service import FleetService
 from outrelay.controller.listeners import Listeners, Services, open_listeners
 from outrelay.controller.options import (
     ControllerOptions,
@@ -68,19 +70,24 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
             relays = Relays(await store.bindings.relays(), time.monotonic)
             upkeep = run_upkeep(store, relays, now_ms, options.audit_retention)
             await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
-            listeners = await stack.enter_async_context(_listeners(store, relays))
+            attachments = Attachments()
+            listeners = await stack.enter_async_context(_listeners(store, relays, attachments))
             stack.callback(store.close_feeds)
+            stack.callback(attachments.close)
             yield await _listen(listeners, options, identity)
     except ExceptionGroup as errors:
         raise cause_of(errors) from errors
 
 
 @asynccontextmanager
-async def _listeners(store: Store, relays: Relays) -> AsyncIterator[Listeners]:
+async def _listeners(
+    store: Store, relays: Relays, attachments: Attachments
+) -> AsyncIterator[Listeners]:
     services = Services(
         registry=RegistryService(store.bindings, relays, now_ms),
         policy=PolicyService(store.policies, now_ms),
         audit=AuditService(store.audit, now_ms),
+        fleet=FleetService(attachments, relays),
     )
     metrics = ControllerMetrics.on(new_registry())
     calls = partial(

@@ -38,6 +38,7 @@ RPCS: dict[Role, frozenset[str]] = {
             "Policy/Watch",
             "Audit/Record",
             "Audit/RecordBatch",
+            "Fleet/Attach",
         }
     ),
     Role.OPERATOR: frozenset(
@@ -49,6 +50,8 @@ RPCS: dict[Role, frozenset[str]] = {
             "Policy/Explain",
             "Policy/Watch",
             "Audit/Query",
+            "Fleet/ListStreams",
+            "Fleet/KillStream",
         }
     ),
     Role.AGENT: frozenset(),
@@ -102,7 +105,7 @@ class Caller:
             ControlError: PERMISSION_DENIED.
         """
         if self.tenant is not None:
-            text = f"{self.name} may watch {self.tenant}, not all tenants"
+            text = f"{self.name} may see {self.tenant}, not all tenants"
             raise ControlError("PERMISSION_DENIED", text)
 
 

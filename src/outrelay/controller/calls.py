@@ -127,8 +127,11 @@ def _guarded(
     elif handler.stream_unary:
         stream_in = _stream_in(calls, method, handler.stream_unary, decode)
         made = grpc.stream_unary_rpc_method_handler(stream_in, None, encode)
+    elif handler.stream_stream:
+        stream_both = _stream_both(calls, method, handler.stream_stream, decode)
+        made = grpc.stream_stream_rpc_method_handler(stream_both, None, encode)
     else:
-        assert handler.unary_stream, "no service of ours streams both ways"
+        assert handler.unary_stream, "there is no other kind"
         stream_out = _stream_out(calls, method, handler.unary_stream, decode)
         made = grpc.unary_stream_rpc_method_handler(stream_out, None, encode)
     return cast("Handler[RequestT, ResponseT]", made)
@@ -153,6 +156,19 @@ def _stream_in(calls: Calls, method: str, behaviour: _Function, decode: _Functio
         return await calls.serve(method, context, work)
 
     return stream_in
+
+
+def _stream_both(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:
+    """The behaviour is a coroutine and writes its answers: it reads at the same time."""
+
+    async def stream_both(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def converse() -> None:
+            with calls.watching(method):
+                await behaviour((decode(request) async for request in requests), context)
+
+        await calls.serve(method, context, converse)
+
+    return stream_both
 
 
 def _stream_out(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from outrelay.controller.authz import PACKAGE, CallerOf
 from outrelay.lib.control.channel import MAX_MESSAGE
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer, add_AuditServicer_to_server
+from outrelay.lib.control.v1.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyServicer, add_PolicyServicer_to_server
 from outrelay.lib.control.v1.registry_pb2_grpc import (
     RegistryServicer,
@@ -39,7 +40,7 @@ from outrelay.lib.values import Address, address_text
 GRACE = 2.0
 """Seconds that calls have to end when the controller stops."""
 
-NAMES = tuple(f"{PACKAGE}.{name}" for name in ("Registry", "Policy", "Audit"))
+NAMES = tuple(f"{PACKAGE}.{name}" for name in ("Registry", "Policy", "Audit", "Fleet"))
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second controller on the port is an error, not a lottery
@@ -60,6 +61,7 @@ class Services:
     registry: RegistryServicer
     policy: PolicyServicer
     audit: AuditServicer
+    fleet: FleetServicer
 
 
 class HealthServicer(Protocol):
@@ -134,6 +136,7 @@ class Listeners:
         add_RegistryServicer_to_server(self._services.registry, server)
         add_PolicyServicer_to_server(self._services.policy, server)
         add_AuditServicer_to_server(self._services.audit, server)
+        add_FleetServicer_to_server(self._services.fleet, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server

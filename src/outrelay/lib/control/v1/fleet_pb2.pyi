@@ -143,7 +143,9 @@ class ListStreamsRequest(_message.Message):
     tenant: _builtins.str
     """Empty: all, where the caller may see all."""
     limit: _builtins.int
-    """0: 1000."""
+    """At most so many, any of them; 0: 1000. To know whether there are more, the controller
+    asks each relay for one more than it was asked for.
+    """
     def __init__(
         self,
         *,

@@ -56,6 +56,8 @@ class FleetServicer:
 
     def Attach(self, request_iterator, context):
         """For relays: stays open. The first report names the relay, each further one answers a command.
+        The controller sends initial metadata once the relay is attached. A newer call of the same
+        relay ends this one with ABORTED; a relay has 2 s to answer a command.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

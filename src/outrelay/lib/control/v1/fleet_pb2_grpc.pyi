@@ -36,7 +36,10 @@ class FleetStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetAsyncStub: ...
     Attach: _grpc.StreamStreamMultiCallable[_fleet_pb2.RelayReport, _fleet_pb2.RelayCommand]
-    """For relays: stays open. The first report names the relay, each further one answers a command."""
+    """For relays: stays open. The first report names the relay, each further one answers a command.
+    The controller sends initial metadata once the relay is attached. A newer call of the same
+    relay ends this one with ABORTED; a relay has 2 s to answer a command.
+    """
     ListStreams: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListStreamsRequest, _fleet_pb2.ListStreamsResponse]
     KillStream: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.KillStreamRequest, _fleet_pb2.KillStreamResponse]
 
@@ -44,7 +47,10 @@ class FleetStub:
 class FleetAsyncStub(FleetStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.StreamStreamMultiCallable[_fleet_pb2.RelayReport, _fleet_pb2.RelayCommand]  # type: ignore[assignment]
-    """For relays: stays open. The first report names the relay, each further one answers a command."""
+    """For relays: stays open. The first report names the relay, each further one answers a command.
+    The controller sends initial metadata once the relay is attached. A newer call of the same
+    relay ends this one with ABORTED; a relay has 2 s to answer a command.
+    """
     ListStreams: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListStreamsRequest, _fleet_pb2.ListStreamsResponse]  # type: ignore[assignment]
     KillStream: _aio.UnaryUnaryMultiCallable[_fleet_pb2.KillStreamRequest, _fleet_pb2.KillStreamResponse]  # type: ignore[assignment]
 
@@ -55,7 +61,10 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_fleet_pb2.RelayReport],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.RelayCommand], _abc.AsyncIterator[_fleet_pb2.RelayCommand]]:
-        """For relays: stays open. The first report names the relay, each further one answers a command."""
+        """For relays: stays open. The first report names the relay, each further one answers a command.
+        The controller sends initial metadata once the relay is attached. A newer call of the same
+        relay ends this one with ABORTED; a relay has 2 s to answer a command.
+        """
 
     @_abc_1.abstractmethod
     def ListStreams(

@@ -1,0 +1,1 @@
+"""What the relays carry right now, and a word with them."""
