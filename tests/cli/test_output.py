@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from outrelay.cli.output import Column, moment, print_table, printable, record_of
+from outrelay.cli.output import Column, age, moment, print_table, printable, record_of, size
 from outrelay.lib.control.v1 import policy_pb2
 
 Row = tuple[str, str, str]
@@ -57,3 +57,33 @@ def test_printable_escapes_what_is_not() -> None:
 
 def test_a_time_too_far_away_for_a_calendar_is_its_number() -> None:
     assert moment(2**62) == str(2**62)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (7500, "2h05m"),
+        (86400 * 4 + 3 * 3600, "4d03h"),
+    ],
+)
+def test_an_age(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (3 * 2**30, "3.0 GiB"),
+        (2**51, "2048.0 TiB"),
+    ],
+)
+def test_a_size(count: int, text: str) -> None:
+    assert size(count) == text

@@ -13,6 +13,7 @@ import click
 from outrelay import __version__
 from outrelay.cli.audit import audit
 from outrelay.cli.flags import Common, common_flags, examples
+from outrelay.cli.fleet import fleet, stream
 from outrelay.cli.policy import policy
 from outrelay.cli.profile import profile
 from outrelay.cli.session import PROGRAM
@@ -81,4 +82,6 @@ def main(ctx: click.Context, /, **flags: object) -> None:
 
 main.add_command(policy)
 main.add_command(audit)
+main.add_command(fleet)
+main.add_command(stream)
 main.add_command(profile)

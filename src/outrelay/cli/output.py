@@ -111,6 +111,25 @@ def moment(unix_ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def age(seconds: float) -> str:
+    """A duration in its two largest units: ``45s``, ``3m12s``, ``2h05m``, ``4d03h``."""
+    left = max(0, int(seconds))
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
+        if left >= length:
+            return f"{left // length}{unit}{left % length // part:02}{smaller}"
+    return f"{left // 60}m{left % 60:02}s" if left >= 60 else f"{left}s"
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it: ``512 B``, ``1.5 KiB``, ``3.0 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.1f} {units[0]}"
+
+
 def printable(text: str) -> str:
     """``text`` with what does not print written as an escape."""
     return text if text.isprintable() else repr(text)[1:-1]
