@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +69,8 @@ async def times(cli: Cli, *flags: str) -> list[int]:
     [
         ((), [-1000, -2000, -5 * HOUR]),
         (("--since", "1h"), [-1000, -2000]),
+        (("--until", "1h"), [-5 * HOUR]),
+        (("--since", "1h", "--until", "1s"), [-1000, -2000]),
         (("--limit", "1"), [-1000]),
         (("--limit", "0"), [-1000, -2000, -5 * HOUR]),
         (("--caller", AGENT_B), [-5 * HOUR]),
@@ -112,3 +121,59 @@ async def test_what_a_peer_sent_cannot_move_the_cursor(cli: Cli) -> None:
     out = await cli.ok("audit", "query") + await cli.ok("audit", "query", "--output", "json")
     assert "\x1b" not in out
     assert r"we\x1b[2Jb" in out
+
+
+@asynccontextmanager
+async def tailing(cli: Cli, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """``audit tail`` as a process, killed in the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("outrelay-cli"), "audit", "tail", *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **cli.environment},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(20):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout
+    return (await process.stdout.readline()).decode()
+
+
+async def store(controller: LiveController, **fields: object) -> None:
+    event = audit_pb2.AuditEvent(tenant="acme", event="open", **fields)  # type: ignore[arg-type]
+    async with controller.as_relay() as relay:
+        await relay.audit.Record(audit_pb2.RecordAuditRequest(event=event))
+
+
+class TestTail:
+    async def test_goes_on_after_the_past_and_ends_with_ctrl_c(
+        self, cli: Cli, controller: LiveController
+    ) -> None:
+        async with tailing(cli, "--limit", "2", "--output", "json") as process:
+            past = [json.loads(await line(process))["ts_unix_ms"] - NOW for _ in range(2)]
+            assert past == [-2000, -1000]
+            for target in ("one", "two"):
+                await store(controller, target=target)
+                assert json.loads(await line(process))["target"] == target
+            process.send_signal(signal.SIGINT)
+            rest, errors = await process.communicate()
+        assert (process.returncode, rest, errors) == (130, b"", b"")
+
+    async def test_shows_what_is_asked_for_in_columns(
+        self, cli: Cli, controller: LiveController
+    ) -> None:
+        async with tailing(cli, "--decision", "deny") as process:
+            head, past = await line(process), await line(process)
+            await store(controller, target="allowed", decision=policy_pb2.DECISION_ALLOW)
+            await store(controller, target="denied", decision=policy_pb2.DECISION_DENY)
+            new = await line(process)
+        assert head.split()[:5] == ["TIME", "EVENT", "DECISION", "CALLER", "TARGET"]
+        assert past.split()[2:4] == ["reject", "deny"]
+        assert "denied" in new
+        assert head.index("TARGET") == past.index("we") == new.index("denied")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 import textwrap
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from outrelay.cli.output import FORMATS
 from outrelay.cli.profiles import Settings, load, profiles_path
 from outrelay.cli.session import DEFAULT_CONTROLLER, Session
 from outrelay.lib.options import FILE
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""What shells make of a program that Ctrl-C ended."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -108,7 +112,10 @@ def calls_controller(
     def run(ctx: click.Context, /, **flags: object) -> None:
         common = Common.of(flags)
         session = common.over(ctx.find_object(Common) or common).session()
-        asyncio.run(function(session, **flags))
+        try:
+            asyncio.run(function(session, **flags))
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
 
     return run
 

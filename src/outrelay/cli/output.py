@@ -40,12 +40,14 @@ class Column(Generic[RowT]):
         text: What it shows of a row.
         whole: Never wrapped: made to be copied.
         extra: Left out on narrow terminals.
+        width: Characters to keep free for it where rows are shown one by one.
     """
 
     title: str
     text: Callable[[RowT], str]
     whole: bool = False
     extra: bool = False
+    width: int = 0
 
 
 def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
@@ -61,6 +63,29 @@ def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(column.text(row))) for column in shown))
     console.print(table)
+
+
+class Lines(Generic[RowT]):
+    """A table whose rows come one by one: its columns are as wide as was thought before."""
+
+    def __init__(self, columns: Sequence[Column[RowT]]) -> None:
+        console = Console(file=sys.stdout)
+        narrow = console.is_terminal and console.width < NARROW
+        self._columns = [column for column in columns if not (narrow and column.extra)]
+        self._head: list[str] | None = [column.title for column in self._columns]
+
+    def show(self, row: RowT) -> None:
+        """Print a row; before the first one the head."""
+        if self._head is not None:
+            self._print(self._head)
+            self._head = None
+        self._print([printable(column.text(row)) for column in self._columns])
+
+    def _print(self, texts: Sequence[str]) -> None:
+        cells = (
+            text.ljust(column.width) for column, text in zip(self._columns, texts, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
 
 
 def print_rows(

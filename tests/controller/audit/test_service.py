@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from outrelay.controller.audit import service as audit_service
 from outrelay.controller.store import Audit
 from outrelay.controller.store import audit as audit_store
 from outrelay.lib.control.v1 import audit_pb2 as pb
@@ -176,6 +177,16 @@ class TestQuery:
         assert await record(relay, event(5, target="db", event_id="new"), event(6, target="db"))
         assert (await take(follow)).ts_unix_ms == 6
         follow.cancel()
+
+    async def test_a_follower_gets_the_past_in_its_order(
+        self, operator: Stubs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(audit_service, "FOLLOWED_PAST", 2)
+        for limit in (0, 2, 5):
+            request = pb.QueryAuditRequest(tenant="acme", limit=limit, follow=True)
+            follow = operator.audit.Query(request, timeout=TIMEOUT)
+            assert [(await take(follow)).ts_unix_ms for _ in range(2)] == [20, 30]
+            follow.cancel()
 
     async def test_a_follower_misses_nothing_that_comes_while_the_past_is_read(
         self, operator: Stubs, monkeypatch: pytest.MonkeyPatch

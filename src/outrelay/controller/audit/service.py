@@ -17,6 +17,9 @@ from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer
 
+FOLLOWED_PAST = 1000
+"""Events from before that a follower gets at most: they are turned round in memory."""
+
 _TEXTS = (
     "caller",
     "target",
@@ -61,20 +64,27 @@ class AuditService(AuditServicer):
     async def Query(
         self, request: pb.QueryAuditRequest, context: Context
     ) -> AsyncGenerator[pb.AuditEvent, None]:
-        """Stored events, newest first; to a follower then every event as it is stored.
+        """Stored events, newest first.
 
-        The initial metadata is sent when nothing that is stored from then on is missed.
+        A follower gets them oldest first, of many the newest, and then every event as it is
+        stored. The initial metadata is sent when nothing that is stored from then on is missed.
         """
         query = _query(request)
         with self._audit.feed.subscribe(lambda stored: query.wants(stored.event)) as news:
             await context.send_initial_metadata(())
             seen = await self._audit.last_seq()
-            found = self._audit.query(query, limit=request.limit, last_seq=seen)
+            limit = request.limit
+            if request.follow:
+                limit = min(limit or FOLLOWED_PAST, FOLLOWED_PAST)
+            found = self._audit.query(query, limit=limit, last_seq=seen)
             async with aclosing(found):
-                async for stored in found:
-                    yield stored.event
-            if not request.follow:
-                return
+                if not request.follow:
+                    async for stored in found:
+                        yield stored.event
+                    return
+                past = [stored async for stored in found]
+            for stored in reversed(past):
+                yield stored.event
             async for stored in news:
                 if stored.seq > seen:
                     yield stored.event

@@ -181,6 +181,7 @@ class QueryAuditRequest(_message.Message):
     limit: _builtins.int
     """0: no cap."""
     follow: _builtins.bool
+    """Then the newest events, oldest first (at most 1000), and every event as it is stored."""
     decision: _policy_pb2.Decision.ValueType
     stream_id: _builtins.str
     until_unix_ms: _builtins.int
