@@ -23,7 +23,7 @@ from typing import Any
 
 from aioquic import tls as quic_tls
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import Limit, QuicConnectionState
+from aioquic.quic.connection import Limit, QuicConnectionState, QuicNetworkPath
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
@@ -38,6 +38,12 @@ from outrelay.lib.transport.quic.tls import Judge, MutualContext
 
 WRITE_AGAIN = WRITE_BUFFER // 2
 """Unsent bytes at which a waiting writer is woken."""
+
+REASON_MAX = 256
+"""Bytes of a close's reason."""
+
+KEY_LIFE = 1 << 22
+"""Packets, in either direction, after which the dialling side has the keys changed."""
 
 IDLE_TIMEOUT = "Idle timeout"
 """aioquic's reason of the end of a connection that was silent for too long."""
@@ -90,6 +96,7 @@ class CoreConnection(SendingConnection):
             QuicFrameType.MAX_STREAMS_UNI, "max_streams_uni", 0
         )
         self.path_size = PathSize(sizes)
+        self._keys_changed_at = 0
 
     # What the engine asks
 
@@ -157,6 +164,19 @@ class CoreConnection(SendingConnection):
 
     # Overrides
 
+    def close(
+        self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """Cut a reason that would not fit a packet: a close that cannot be sent never ends."""
+        reason = reason_phrase.encode()[:REASON_MAX].decode(errors="ignore")
+        super().close(error_code, frame_type, reason)
+
+    def _on_path_challenge_delivery(
+        self, delivery: QuicDeliveryState, network_path: QuicNetworkPath
+    ) -> None:
+        """Ask again, also when the question arrived: its answer may be lost, and is sent once."""
+        super()._on_path_challenge_delivery(_LOST, network_path)
+
     def _replenish_connection_ids(self) -> None:
         known = len(self._host_cids)
         super()._replenish_connection_ids()
@@ -174,11 +194,24 @@ class CoreConnection(SendingConnection):
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         self.more = False
+        if self._is_client and self._handshake_confirmed:
+            self._change_old_keys()
         datagrams = super().datagrams_to_send(now)
         self._streams_queue.clear()  # aioquic's own queue: the records are ours
         if not self.more and self._handshake_confirmed and self._close_event is None:
             datagrams += self._probe_path_size(now)
         return datagrams
+
+    def _change_old_keys(self) -> None:
+        """Keep to the packets a key is good for (RFC 9001 section 6.6).
+
+        One side alone does it: aioquic keeps no old keys, so that two changes at once, or one
+        while the client's address changes, would leave the sides deaf to each other.
+        """
+        packets = max(self._packet_number, self._spaces[_ONE_RTT].largest_received_packet)
+        if packets - self._keys_changed_at >= KEY_LIFE:
+            self._keys_changed_at = packets
+            self.request_key_update()
 
     # Path size
 

@@ -129,7 +129,7 @@ class Link:
                 self._drained()
 
     def _say(self, kind: EventKind, stream: int = -1, code: int = 0) -> None:
-        if not self.ended:
+        if self.connected and not self.ended:
             self._events.append(Event(kind, self.number, stream, code))
 
     def _seen(self, stream: int) -> StreamRecord | None:

@@ -31,6 +31,9 @@ from outrelay.lib.transport.quic.engine import STREAM_WINDOW_MAX
 TURN = 16
 """Packets in a row a stream may fill while others wait."""
 
+ROUND = 128
+"""Packets after which each has had its turn, where many wait: who says little waits as little."""
+
 _ONE_RTT = quic_tls.Epoch.ONE_RTT
 _LOST = QuicDeliveryState.LOST
 _STREAM_LEN = QuicFrameType.STREAM_BASE | 2
@@ -297,7 +300,7 @@ class SendingConnection(ReceivingConnection):
         flight = (builder.max_flight_bytes or 0) - builder._flight_bytes
         packets = min(
             most,
-            TURN,
+            max(2, min(TURN, ROUND // len(self._send_queue))),
             self._pacer.allowance(now),
             (min(pending.stop, pending.start + room) - pending.start - 1) // size,
             flight // self._max_datagram_size,
