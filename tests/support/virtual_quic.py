@@ -35,7 +35,7 @@ GRANULARITY = 0.001
 """Seconds by which timers come late, as an event loop's do."""
 
 RESTLESS = 1_000
-"""Rounds at one moment after which a host will never come to rest."""
+"""Rounds or timers at one moment after which a host will never come to rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +309,7 @@ class Network:
         self._on_the_way: list[tuple[float, int, Datagram]] = []
         self._numbers = count(1)
         self._addresses = count(1)
+        self._standing_still = 0
         self._watchers: list[list[Datagram]] = []
 
     def watch(self) -> list[Datagram]:
@@ -397,6 +398,8 @@ class Network:
         moment = min(arrival, *wakes.values())
         if moment > limit or moment == math.inf:
             return False
+        self._standing_still = self._standing_still + 1 if moment <= self.now else 0
+        assert self._standing_still < RESTLESS, "a timer fires again and again"
         self.now = max(self.now, moment)
         for host, datagrams in self._arrivals().items():
             host.receive(datagrams)
