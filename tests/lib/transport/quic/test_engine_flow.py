@@ -121,6 +121,24 @@ def test_stalled_streams_hold_up_nothing_else(streams: int, loss: float) -> None
     assert network.transfer(far, near, data) == data
 
 
+def test_who_says_little_does_not_wait_long_for_many_who_say_much(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    near, far = ends
+    crowd = [near.must_open() for _ in range(100)]
+    little = near.must_open()
+    sinks = [Sink(far, stream) for stream in crowd]
+    for stream in crowd:
+        Source(near, stream, ENDLESS)
+    network.run(lambda: all(len(sink.data) > 100_000 for sink in sinks))
+    sent = network.watch()
+    near.write(little, b"a word")
+    network.run(lambda: near.unsent(little) == 0)
+
+    before = [datagram for datagram in sent if datagram.source == near.host.address]
+    assert 0 < len(before) < 3 * len(crowd)
+
+
 def test_reading_gives_the_credit_back(network: Network, ends: tuple[End, End]) -> None:
     near, far = ends
     stream = near.must_open()
