@@ -135,7 +135,13 @@ async def relay_rooms(
     edge = Edge(
         roster=roster,
         directory=directory,
-        control=ControlLoop(directory=directory, judge=judge, trail=trail, limits=limits),
+        control=ControlLoop(
+            directory=directory,
+            judge=judge,
+            trail=trail,
+            metrics=metrics.registrations,
+            limits=limits,
+        ),
         opener=Opener(
             relay_id="r1",
             directory=directory,

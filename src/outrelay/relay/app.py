@@ -165,7 +165,11 @@ class Relay:
             roster=roster,
             directory=directory,
             control=ControlLoop(
-                directory=directory, judge=self._judge, trail=self._trail, limits=limits
+                directory=directory,
+                judge=self._judge,
+                trail=self._trail,
+                metrics=metrics.registrations,
+                limits=limits,
             ),
             opener=opener,
             metrics=metrics.carrier,

@@ -19,6 +19,8 @@ class Limits:
         outbox_bytes: Control frames an agent has not taken yet; above, it is disconnected.
         connections_per_agent: Replicas that share one certificate.
         services_per_agent: Services one connection offers.
+        registrations_per_second: Changes to what one agent offers, in the long run.
+        registrations_burst: Changes to what one agent offers, at once.
         streams_per_agent: Streams one agent has open as a consumer, over all its connections.
     """
 
@@ -28,4 +30,6 @@ class Limits:
     outbox_bytes: int = 1024 * 1024
     connections_per_agent: int = 256
     services_per_agent: int = 1000
+    registrations_per_second: float = 20.0
+    registrations_burst: int = 2000
     streams_per_agent: int = 10_000

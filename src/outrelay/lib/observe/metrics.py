@@ -34,7 +34,8 @@ class CarrierMetrics:
     """Connections: relay and agent.
 
     Labels: ``role`` of the peer, ``carrier`` as ``Connection.carrier``; ``reason`` a phrase
-    of our own (``transport.quic.Cause``), never the peer's text.
+    of our own, never the peer's text: a ``transport.quic.Cause``, of connections a
+    lower-case name of ErrorCode.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -47,6 +48,12 @@ class CarrierMetrics:
         self.handshakes_refused = Counter(
             "outrelay_handshakes_refused",
             "Connections refused before their peer was verified.",
+            ["reason"],
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "outrelay_connections_refused",
+            "Verified connections closed for what their peer said, or for who it is.",
             ["reason"],
             registry=registry,
         )
@@ -85,6 +92,18 @@ class StreamMetrics:
         )
         self.bytes_up = carried.labels("up")
         self.bytes_down = carried.labels("down")
+
+
+class RegistrationMetrics:
+    """Registrations of services. Label: ``code`` is a number of RejectCode."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.refused = Counter(
+            "outrelay_registrations_refused",
+            "Registrations that were refused.",
+            ["code"],
+            registry=registry,
+        )
 
 
 class PolicyMetrics:
@@ -133,6 +152,7 @@ class RelayMetrics:
 
     carrier: CarrierMetrics
     streams: StreamMetrics
+    registrations: RegistrationMetrics
     policy: PolicyMetrics
     audit: AuditMetrics
 
@@ -142,6 +162,7 @@ class RelayMetrics:
         return cls(
             carrier=CarrierMetrics(registry),
             streams=StreamMetrics(registry),
+            registrations=RegistrationMetrics(registry),
             policy=PolicyMetrics(registry),
             audit=AuditMetrics(registry),
         )

@@ -19,6 +19,7 @@ from outrelay.lib.errors import Closed, ErrorCode, RemoteProtocolError, Reset
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import CarrierMetrics
+from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import isolate, spawn
@@ -68,6 +69,7 @@ class Edge:
         self._metrics = metrics
         self._limits = limits
         self._tenant = tenant
+        self._throttle = Throttle()
         self._connections: set[Connection] = set()
         self._draining = False
 
@@ -117,18 +119,25 @@ class Edge:
         try:
             session = await self._greet(connection)
         except RemoteProtocolError as error:
-            connection.close(error.code, error.reason)
-            log.warning(
-                "connection refused",
-                peer=connection.peer,
-                address=address_text(connection.peer_address),
-                reason=error.reason,
-            )
+            self._turn_out(connection, error, "connection refused")
         except Closed as closed:
             log.info("connection ended before HELLO", peer=connection.peer, reason=closed)
         else:
             with self._attached(session):
                 await self._attend_session(session)
+
+    def _turn_out(self, connection: Connection, error: RemoteProtocolError, event: str) -> None:
+        """Close the connection of a peer that broke the rules, or may not be served."""
+        connection.close(error.code, error.reason)
+        self._metrics.connections_refused.labels(error.code.name.lower()).inc()
+        self._throttle.write(
+            log.warning,
+            event,
+            cause=(connection.peer, error.code),
+            peer=connection.peer,
+            address=address_text(connection.peer_address),
+            reason=error.reason,
+        )
 
     # ---- HELLO ---------------------------------------------------------------------------
 
@@ -220,8 +229,7 @@ class Edge:
         try:
             await self._control.run(session)
         except RemoteProtocolError as error:
-            log.warning("protocol error", agent=session.uri, reason=error.reason)
-            session.connection.close(error.code, error.reason)
+            self._turn_out(session.connection, error, "protocol error")
         except Reset as error:
             session.connection.close(error.code, "the control stream was reset")
         else:

@@ -9,6 +9,7 @@ Source: protocol.md sections 2 and 4.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from google.protobuf.empty_pb2 import Empty
@@ -16,10 +17,13 @@ from google.protobuf.message import Message
 
 from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
 from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics import RegistrationMetrics
+from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import Frame, FrameType
 from outrelay.lib.orp.types import decode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import REGISTER
+from outrelay.lib.rates import Rates
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import LONGEST_NAME, Call, is_service_name
 from outrelay.relay.directory import Directory, service_id
@@ -42,14 +46,28 @@ class ControlLoop:
         directory: Told what agents offer.
         judge: Asked whether they may.
         trail: Where registrations are recorded.
+        metrics: Counts those that are refused.
         limits: Of this relay.
     """
 
-    def __init__(self, *, directory: Directory, judge: Judge, trail: Trail, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        judge: Judge,
+        trail: Trail,
+        metrics: RegistrationMetrics,
+        limits: Limits,
+    ) -> None:
         self._directory = directory
         self._judge = judge
         self._trail = trail
+        self._metrics = metrics
         self._limits = limits
+        self._throttle = Throttle()
+        self._changes = Rates[str](
+            per_second=limits.registrations_per_second, burst=limits.registrations_burst
+        )
         self._takers: dict[int, Callable[[Session, Message], None]] = {
             FrameType.REGISTER: self._register,
             FrameType.DEREGISTER: self._deregister,
@@ -82,24 +100,24 @@ class ControlLoop:
     def _register(self, session: Session, message: Message) -> None:
         assert isinstance(message, orp.Register)
         name = message.service_name
-        try:
-            self._check_registration(session, name)
-        except StreamRejected as refusal:
-            self._nack(session, name, refusal)
-            return
-        if name not in session.services:
-            log.info("service registered", service=name, agent=session.uri)
         offer = Offer(
             local_addr=_printable(message.local_addr),
             weight=message.weight,
             priority=message.priority,
         )
+        try:
+            self._check_registration(session, name, offer)
+        except StreamRejected as refusal:
+            self._nack(session, name, refusal)
+            return
+        if name not in session.services:
+            log.info("service registered", service=name, agent=session.uri)
         if session.services.get(name) != offer:
             self._directory.offer(session, name, offer)
         ack = orp.RegisterAck(service_id=service_id(session.tenant, name))
         session.send(FrameType.REGISTER_ACK, ack)
 
-    def _check_registration(self, session: Session, name: str) -> None:
+    def _check_registration(self, session: Session, name: str, offer: Offer) -> None:
         if not is_service_name(name):
             raise StreamRejected(
                 RejectCode.MALFORMED,
@@ -108,6 +126,9 @@ class ControlLoop:
         most = self._limits.services_per_agent
         if name not in session.services and len(session.services) >= most:
             raise StreamRejected(RejectCode.LIMIT, f"an agent offers at most {most} services")
+        is_change = session.services.get(name) != offer  # which others hear of, and keep
+        if is_change and not self._changes.spend(session.uri, time.monotonic()):
+            raise StreamRejected(RejectCode.LIMIT, "the agent changes its services too often")
         call = Call(tenant=session.tenant, caller=session.uri, service=name, method=REGISTER)
         verdict = self._judge.count(
             self._judge.judge_registration(session.tenant, session.uri, name)
@@ -120,8 +141,11 @@ class ControlLoop:
 
     def _nack(self, session: Session, name: str, refusal: StreamRejected) -> None:
         """Refuse a registration: silently to an agent that knows no REGISTER_NACK."""
-        log.info(
+        self._metrics.refused.labels(str(int(refusal.code))).inc()
+        self._throttle.write(
+            log.info,
             "registration refused",
+            cause=(session.uri, refusal.code),
             service=name[:LONGEST_NAME],
             agent=session.uri,
             code=int(refusal.code),

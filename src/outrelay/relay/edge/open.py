@@ -32,6 +32,7 @@ from outrelay.lib.errors import (
 )
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import Frame, FrameType, encode
 from outrelay.lib.orp.types import decode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
@@ -95,6 +96,7 @@ class Opener:
         self._metrics = metrics
         self._limits = limits
 
+        self._throttle = Throttle()
     async def serve(self, session: Session, stream: Stream) -> None:
         """Serve one data stream, from its first frame to its end.
 
@@ -108,8 +110,7 @@ class Opener:
         except StreamRejected as refusal:
             await self._refuse(session, leg, refusal)
         except (RemoteProtocolError, Reset, TimeoutError) as error:
-            leg.abandon(ErrorCode.PROTOCOL)
-            log.info("stream dropped", consumer=session.uri, reason=str(error) or "no frame came")
+            self._drop(session, leg, str(error) or "no frame came")
         except Closed:
             pass  # with the session
         else:
@@ -258,13 +259,23 @@ class Opener:
     async def _refuse(
         self, session: Session, leg: Leg, refusal: StreamRejected, call: Call | None = None
     ) -> None:
+    def _drop(self, session: Session, leg: Leg, reason: str) -> None:
+        """End a stream that never began."""
+        leg.abandon(ErrorCode.PROTOCOL)
+        self._metrics.ended.labels(ErrorCode.PROTOCOL.name.lower()).inc()
+        self._throttle.write(
+            log.info, "stream dropped", cause=session.uri, consumer=session.uri, reason=reason
+        )
+
         """Tell the consumer on its data stream, and end that."""
         self._metrics.ended.labels(str(int(refusal.code))).inc()
-        log.info(
+        self._throttle.write(
+            log.info,
             "stream refused",
             stream_id=call.stream_name if call else "",
             consumer=session.uri,
             service=call.service if call else "",
+            cause=(session.uri, refusal.code),
             code=int(refusal.code),
             reason=refusal.reason,
         )
