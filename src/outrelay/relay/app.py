@@ -35,6 +35,7 @@ from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.refusals import Refusals
 from outrelay.relay.edge.session import Roster
+from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
@@ -42,6 +43,7 @@ from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.policy.watch import PolicyWatch
 from outrelay.relay.registrations import Registrations
+from outrelay.relay.revoke import Revoker
 
 log = get_logger(__name__)
 
@@ -148,6 +150,8 @@ class Relay:
         self._registrations = Registrations(controller, directory, relay_id)
         self._heartbeat = Heartbeat(controller, self._describe)
         self._sender = Sender(self._trail, controller)
+        self._revoker = Revoker(self._judge, self._pairs, self._trail)
+        self._fleet = FleetWatch(relay_id, self._pairs, self._revoker)
         self._watches = (
             PolicyWatch(self._judge, options.tenant),
             DirectoryWatch(directory, self._registrations, options.tenant),
@@ -195,6 +199,8 @@ class Relay:
             spawn(group, self._heartbeat.run(), name="relay: heartbeat")
             spawn(group, follow(self._controller, policy), name="relay: policy watch")
             spawn(group, follow(self._controller, directory), name="relay: directory watch")
+            spawn(group, follow(self._controller, self._fleet), name="relay: fleet")
+            spawn(group, self._revoker.run(), name="relay: revoker")
             spawn(group, self._registrations.run(), name="relay: registrations")
             spawn(group, self._sender.run(), name="relay: audit")
             if self._options.allow_all:

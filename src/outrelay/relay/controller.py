@@ -19,6 +19,7 @@ import grpc.aio
 
 from outrelay.lib.control.channel import control_errors, open_channel
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
+from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 from outrelay.lib.errors import ControlError
@@ -28,6 +29,7 @@ from outrelay.lib.transport.dial import Backoff
 
 if TYPE_CHECKING:  # types that only the stubs' type information has
     from outrelay.lib.control.v1.audit_pb2_grpc import AuditAsyncStub
+    from outrelay.lib.control.v1.fleet_pb2_grpc import FleetAsyncStub
     from outrelay.lib.control.v1.policy_pb2_grpc import PolicyAsyncStub
     from outrelay.lib.control.v1.registry_pb2_grpc import RegistryAsyncStub
 
@@ -38,6 +40,9 @@ CALL_TIMEOUT = 5.0
 
 LONGEST_BACKOFF = 3.0
 """Bound of the seconds between tries."""
+
+ASK_AGAIN = 60.0
+"""Seconds until a controller is asked again for what it does not offer."""
 
 AWAY = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 """Statuses that say nothing about the call, only that nobody answered it."""
@@ -57,11 +62,14 @@ class Services:
     registry: RegistryAsyncStub
     policy: PolicyAsyncStub
     audit: AuditAsyncStub
+    fleet: FleetAsyncStub
 
     @classmethod
     def on(cls, channel: grpc.aio.Channel) -> Services:
         """The services behind a channel."""
-        return cls(RegistryStub(channel), PolicyStub(channel), AuditStub(channel))
+        return cls(
+            RegistryStub(channel), PolicyStub(channel), AuditStub(channel), FleetStub(channel)
+        )
 
 
 class Controller:
@@ -194,6 +202,10 @@ async def follow(controller: Controller, watch: Watch[EventT]) -> None:
                     backoff.reset()
                     watch.take(event)
         except ControlError as error:
+            if error.status == "UNIMPLEMENTED":  # a plain controller; one day another may be there
+                log.info("the controller does not offer this", follows=watch.name)
+                await asyncio.sleep(ASK_AGAIN)
+                continue
             if not down:
                 log.warning("controller is away", follows=watch.name, reason=str(error))
                 down = True

@@ -28,12 +28,16 @@ class Pair:
         consumer: Who asked.
         provider: Who serves it.
         splice: Set once the provider has accepted.
+        opened_ms: When that was, milliseconds since the epoch.
+        revoked: Why it must end, once it must.
     """
 
     call: Call
     consumer: Session
     provider: Session
     splice: Splice | None = None
+    opened_ms: int = 0
+    revoked: str = ""
 
 
 class Pairs:

@@ -127,3 +127,35 @@ def test_a_rule_that_is_not_understood_is_left_out(caplog: pytest.LogCaptureFixt
 
     assert not allowed(judge)
     assert "left out" in caplog.text
+
+
+def in_batch(event: policy.PolicyEvent, revision: int = 7) -> policy.PolicyEvent:
+    event.revision = revision
+    return event
+
+
+def test_a_batch_counts_at_its_end_and_as_one() -> None:
+    judge, watch = watched()
+    old, new = rule("db", rule_id="old"), rule("d*", rule_id="new")
+    watch.take(added(old))
+    watch.take(END)
+    judge.revised.clear()
+    watch.take(in_batch(removed(old)))
+    watch.take(in_batch(added(new)))
+    assert allowed(judge)
+    assert not judge.revised.is_set()
+
+    watch.take(in_batch(policy.PolicyEvent(kind=END.kind)))
+    assert allowed(judge)
+    assert judge.rules == 1
+    assert judge.revised.is_set()
+
+
+def test_a_batch_that_broke_off_counts_for_nothing() -> None:
+    judge, watch = watched()
+    watch.take(END)
+    watch.take(in_batch(added(rule("db"))))
+    watch.lost()
+    watch.begin()
+    watch.take(END)
+    assert not allowed(judge)

@@ -106,6 +106,12 @@ class Trail:
         event.duration_ms = round(seconds * 1000)
         self._put(event)
 
+    def revoked(self, call: Call, provider: str, reason: str) -> None:
+        """A stream is ended although neither side wants its end; ``reason`` is why."""
+        self._put(
+            self._event(call, policy.DECISION_DENY, reason, event="revoke", provider=provider)
+        )
+
     def registered(self, call: Call, reason: str) -> None:
         """A registration was allowed: a decision without a stream."""
         self._hold(self._event(call, policy.DECISION_ALLOW, reason))

@@ -9,6 +9,7 @@ Source: control-plane.md, Policy; protocol.md section 4, 3.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from outrelay.lib.observe.metrics import PolicyMetrics
@@ -46,6 +47,9 @@ class Judge:
         self._allow_all = allow_all
         self._now_ms = now_ms
         self._rules: PolicySet | None = None
+        self._expiry_ms = 0  # the first that something allowed depends on; 0: none
+        self.revised = asyncio.Event()
+        """Set when live streams must be judged again."""
 
     @property
     def rules(self) -> int:
@@ -53,21 +57,26 @@ class Judge:
         return len(self._rules) if self._rules is not None else 0
 
     def replace(self, rules: PolicySet) -> None:
-        """Decide by exactly these rules from now on."""
+        """Decide by exactly these rules from now on.
+
+        Where there were rules and now are none, live streams go on: a controller that was
+        restored or emptied is likelier than one that means to end them all.
+        """
+        emptied = self.rules > 0 and not len(rules)
         self._rules = rules
-        self._metrics.rules.set(self.rules)
+        self._changed(judge_live=not emptied)
 
     def add(self, rule: Rule) -> None:
         """Add a rule to the current ones."""
         assert self._rules is not None, "changes come after a snapshot"
         self._rules.add(rule)
-        self._metrics.rules.set(self.rules)
+        self._changed()
 
     def remove(self, tenant: str, rule_id: str) -> None:
         """Remove a rule from the current ones, if it is among them."""
         assert self._rules is not None, "changes come after a snapshot"
         self._rules.remove(tenant, rule_id)
-        self._metrics.rules.set(self.rules)
+        self._changed()
 
     def judge_caller(self, call: Call) -> Verdict:
         """The caller side: may the caller reach the service?"""
@@ -91,6 +100,21 @@ class Judge:
             now_ms=self._now_ms(),
         )
 
+    def judge_live(self, call: Call, provider: str) -> Verdict:
+        """Both sides, for a stream between the two that runs already."""
+        verdict = self.judge_caller(call)
+        if verdict.allow:
+            verdict = verdict.combined(self.judge_callee(call, provider))
+        self._note_expiry(verdict)
+        return verdict
+
+    def expired(self, now_ms: int) -> bool:
+        """Whether something allowed has depended on a rule that no longer decides."""
+        if not 0 < self._expiry_ms <= now_ms:
+            return False
+        self._expiry_ms = 0
+        return True
+
     def judge_registration(self, tenant: str, agent: str, service: str) -> Verdict:
         """May the agent offer the service?"""
         if self._allow_all:
@@ -103,7 +127,17 @@ class Judge:
     def count(self, verdict: Verdict) -> Verdict:
         """Note that ``verdict`` was acted on."""
         self._metrics.decisions.labels("allow" if verdict.allow else "deny").inc()
+        self._note_expiry(verdict)
         return verdict
+
+    def _changed(self, *, judge_live: bool = True) -> None:
+        self._metrics.rules.set(self.rules)
+        if judge_live:
+            self.revised.set()
+
+    def _note_expiry(self, verdict: Verdict) -> None:
+        if verdict.allow and verdict.expires_ms:
+            self._expiry_ms = min(self._expiry_ms or verdict.expires_ms, verdict.expires_ms)
 
     def _decide(self, rules: PolicySet, call: Call) -> Verdict:
         return rules.decide(

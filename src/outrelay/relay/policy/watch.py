@@ -1,7 +1,9 @@
 """Keeps the judge's rules those of the controller.
 
 A watch begins with all rules; they replace the judge's in one step once they are complete,
-so that no decision is taken on half a set. While the controller is away the judge goes on
+so that no decision is taken on half a set. Later changes come in batches that a SNAPSHOT_END
+ends too (``docs/decisions/0003-complete-revisions.md``); those of a plain controller, which
+have no revision, count as they come. While the controller is away the judge goes on
 with the rules it has.
 
 Source: control-plane.md, Policy, Watch.
@@ -9,7 +11,8 @@ Source: control-plane.md, Policy, Watch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from outrelay.lib.control.convert import rule_from_proto
 from outrelay.lib.control.v1 import policy_pb2 as policy
@@ -36,10 +39,12 @@ class PolicyWatch:
         self._judge = judge
         self._tenant = tenant
         self._fresh: PolicySet | None = None
+        self._batch: list[Callable[[], None]] = []
 
     def begin(self) -> None:
         """A call begins: with all rules."""
         self._fresh = PolicySet()
+        self._batch.clear()
 
     def open(self, services: Services) -> AsyncIterator[policy.PolicyEvent]:
         """See ``Watch``."""
@@ -52,17 +57,19 @@ class PolicyWatch:
         """See ``Watch``."""
         match event.kind:
             case policy.PolicyEvent.POLICY_KIND_ADDED:
-                self._add(event.rule)
+                self._add(event.rule, event.revision)
             case policy.PolicyEvent.POLICY_KIND_REMOVED:
-                self._remove(event.rule.tenant or self._tenant, event.removed_id)
+                tenant = event.rule.tenant or self._tenant
+                self._remove(tenant, event.removed_id, event.revision)
             case policy.PolicyEvent.POLICY_KIND_SNAPSHOT_END:
                 self._complete()
 
     def lost(self) -> None:
         """See ``Watch``."""
         self._fresh = None
+        self._batch.clear()
 
-    def _add(self, message: policy.PolicyRule) -> None:
+    def _add(self, message: policy.PolicyRule, revision: int) -> None:
         try:
             rule = rule_from_proto(message)
         except RemoteProtocolError as error:
@@ -71,18 +78,28 @@ class PolicyWatch:
         if self._fresh is not None:
             self._fresh.add(rule)
         else:
-            self._judge.add(rule)
+            self._change(partial(self._judge.add, rule), revision)
             log.debug("policy rule added", id=rule.id, tenant=rule.tenant)
 
-    def _remove(self, tenant: str, rule_id: str) -> None:
+    def _remove(self, tenant: str, rule_id: str, revision: int) -> None:
         if self._fresh is not None:
             self._fresh.remove(tenant, rule_id)
         else:
-            self._judge.remove(tenant, rule_id)
+            self._change(partial(self._judge.remove, tenant, rule_id), revision)
             log.debug("policy rule removed", id=rule_id, tenant=tenant)
+
+    def _change(self, change: Callable[[], None], revision: int) -> None:
+        """Make a change, at the end of its batch when it is part of one."""
+        if revision:
+            self._batch.append(change)
+        else:
+            change()
 
     def _complete(self) -> None:
         if self._fresh is None:
+            for change in self._batch:
+                change()
+            self._batch.clear()
             return
         before = self._judge.rules
         self._judge.replace(self._fresh)

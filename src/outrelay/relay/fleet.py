@@ -1,0 +1,113 @@
+"""The relay's answers to operators: what it carries, and the end of one stream.
+
+The relay attaches to its controller and answers commands on that call, from memory; a list
+goes out in parts. A controller of another implementation does not know the call: then it is
+tried again now and then.
+
+Source: api/control/v1/fleet.proto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+from outrelay.lib.control.v1 import fleet_pb2 as fleet
+from outrelay.relay.controller import Services
+from outrelay.relay.pairs import Pair, Pairs
+from outrelay.relay.revoke import Revoker
+
+PART = 256
+"""Streams in one report."""
+
+MOST = 1000
+"""Streams listed for who names no limit."""
+
+PENDING = 64
+"""Answers under way; a controller that takes none is not asked to wait for more."""
+
+
+class FleetWatch:
+    """A ``Watch`` of the controller's commands.
+
+    Args:
+        relay_id: Who we are.
+        pairs: The streams.
+        revoker: Ends one, and has it recorded.
+    """
+
+    name = "fleet"
+
+    def __init__(self, relay_id: str, pairs: Pairs, revoker: Revoker) -> None:
+        self._relay_id = relay_id
+        self._pairs = pairs
+        self._revoker = revoker
+        self._answers: asyncio.Queue[Iterator[fleet.RelayReport]] = asyncio.Queue(PENDING)
+
+    def open(self, services: Services) -> AsyncIterator[fleet.RelayCommand]:
+        """See ``Watch``."""
+        self._answers = asyncio.Queue(PENDING)
+        return aiter(services.fleet.Attach(self._reports(self._answers)))
+
+    def take(self, command: fleet.RelayCommand) -> None:
+        """See ``Watch``."""
+        match command.WhichOneof("command"):
+            case "list":
+                answer = self._list(command.request_id, command.list)
+            case "kill":
+                answer = self._kill(command.request_id, command.kill)
+            case _:
+                return
+        if not self._answers.full():
+            self._answers.put_nowait(answer)
+
+    def lost(self) -> None:
+        """See ``Watch``."""
+
+    async def _reports(
+        self, answers: asyncio.Queue[Iterator[fleet.RelayReport]]
+    ) -> AsyncIterator[fleet.RelayReport]:
+        yield fleet.RelayReport(relay_id=self._relay_id)
+        while True:
+            for report in await answers.get():
+                yield report
+
+    def _list(
+        self, request_id: int, request: fleet.ListStreamsRequest
+    ) -> Iterator[fleet.RelayReport]:
+        streams = [self._info(pair) for pair in self._of(request.tenant) if pair.splice]
+        streams = streams[: request.limit or MOST]
+        for start in range(0, len(streams), PART):
+            part = streams[start : start + PART]
+            yield fleet.RelayReport(request_id=request_id, streams=part)
+        yield fleet.RelayReport(request_id=request_id, last=True)
+
+    def _kill(
+        self, request_id: int, request: fleet.KillStreamRequest
+    ) -> Iterator[fleet.RelayReport]:
+        named = [
+            pair
+            for pair in self._of(request.tenant)
+            if pair.call.stream_name == request.stream_id and not pair.revoked
+        ]
+        for pair in named:
+            self._revoker.end(pair, request.reason or "ended by an operator")
+        yield fleet.RelayReport(request_id=request_id, killed=len(named), last=True)
+
+    def _of(self, tenant: str) -> list[Pair]:
+        return [pair for pair in self._pairs if not tenant or pair.call.tenant == tenant]
+
+    def _info(self, pair: Pair) -> fleet.StreamInfo:
+        assert pair.splice is not None
+        return fleet.StreamInfo(
+            stream_id=pair.call.stream_name,
+            tenant=pair.call.tenant,
+            caller=pair.call.caller,
+            provider=pair.provider.uri,
+            service=pair.call.service,
+            method=pair.call.method,
+            relay_id=self._relay_id,
+            opened_unix_ms=pair.opened_ms,
+            bytes_up=pair.splice.up.bytes,
+            bytes_down=pair.splice.down.bytes,
+        )
