@@ -264,6 +264,25 @@ def test_keys_change_in_the_middle_of_a_transfer(path: Path, who: list[int]) -> 
     assert phases == {0, 1} or who == [0, 1]
 
 
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_the_dialling_side_changes_keys_before_they_are_worn_out(
+    network: Network, ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch, up: bool
+) -> None:
+    monkeypatch.setattr(aioquic_core, "KEY_LIFE", 1_200)
+    source, target = ends if up else ends[::-1]
+    stream = source.must_open()
+    sink = Sink(target, stream)
+    Source(source, stream, payload(4 * MIB))
+    secrets = set()
+    for part in range(16):
+        network.run(lambda part=part: len(sink.data) > part * MIB // 4)  # type: ignore[misc]
+        secrets.add(core_of(ends[1])._cryptos[tls.Epoch.ONE_RTT].recv.secret)
+    network.run(lambda: sink.finished)
+
+    assert sink.data == payload(4 * MIB)
+    assert len(secrets) >= 1 + 4 * MIB // 1_452 // 1_200  # the first and two others
+
+
 def test_who_changes_keys_need_not_send_again(network: Network, ends: tuple[End, End]) -> None:
     near, far = ends
     stream = near.must_open()
