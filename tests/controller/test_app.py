@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from outrelay.lib.control.v1 import policy_pb2
+from tests.controller.fleet.scripted import attach
 from tests.controller.live import Stubs, options_for, policy_rule, refused, stubs
 from tests.support.pki import TestPki
 from tests.support.processes import Programs, run
@@ -54,10 +55,12 @@ async def test_it_says_when_it_serves_and_stops_within_its_bound_with_watches_op
         async with stubs(target, credentials=pki.relay(), trust=pki.trust) as relay:
             watch = relay.policy.Watch(WATCH)
             await watch.read()
+            attached = await attach(relay, "r1")
             began = time.monotonic()
             process.send_signal(number)
-            async with refused(grpc.StatusCode.UNAVAILABLE, "the controller is stopping"):
-                await watch.read()
+            for call in (watch, attached):
+                async with refused(grpc.StatusCode.UNAVAILABLE, "the controller is stopping"):
+                    await call.read()
             assert await process.ended(timeout=5.0) == 0
             assert time.monotonic() - began < 5.0
 
