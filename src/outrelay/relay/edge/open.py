@@ -41,6 +41,7 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call, is_method, is_service_name
+from outrelay.relay.clock import unix_ms
 from outrelay.relay.directory import Directory
 from outrelay.relay.edge.session import Session
 from outrelay.relay.limits import Limits
@@ -95,8 +96,8 @@ class Opener:
         self._trail = trail
         self._metrics = metrics
         self._limits = limits
-
         self._throttle = Throttle()
+
     async def serve(self, session: Session, stream: Stream) -> None:
         """Serve one data stream, from its first frame to its end.
 
@@ -177,6 +178,8 @@ class Opener:
             pair, verdict = self._decide(session, call)
             with self._pairs.holding(pair):
                 providers_leg = await self._invite(pair)
+                _check_revoked(pair, providers_leg)
+                pair.opened_ms = unix_ms()
                 pair.splice = Splice(
                     leg, providers_leg, self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
                 )
@@ -256,9 +259,6 @@ class Opener:
             seconds=round(seconds, 3),
         )
 
-    async def _refuse(
-        self, session: Session, leg: Leg, refusal: StreamRejected, call: Call | None = None
-    ) -> None:
     def _drop(self, session: Session, leg: Leg, reason: str) -> None:
         """End a stream that never began."""
         leg.abandon(ErrorCode.PROTOCOL)
@@ -267,15 +267,18 @@ class Opener:
             log.info, "stream dropped", cause=session.uri, consumer=session.uri, reason=reason
         )
 
+    async def _refuse(
+        self, session: Session, leg: Leg, refusal: StreamRejected, call: Call | None = None
+    ) -> None:
         """Tell the consumer on its data stream, and end that."""
         self._metrics.ended.labels(str(int(refusal.code))).inc()
         self._throttle.write(
             log.info,
             "stream refused",
+            cause=(session.uri, refusal.code),
             stream_id=call.stream_name if call else "",
             consumer=session.uri,
             service=call.service if call else "",
-            cause=(session.uri, refusal.code),
             code=int(refusal.code),
             reason=refusal.reason,
         )
@@ -347,6 +350,13 @@ def _check_answer(frame: Frame | None) -> None:
         raise RemoteProtocolError(f"answered with {frame.name}")
     code = message.code if message.code in REJECT_CODES else RejectCode.REJECTED
     raise StreamRejected(code, message.reason[:LONGEST_REASON] or "rejected by the provider")
+
+
+def _check_revoked(pair: Pair, providers_leg: Leg) -> None:
+    """Policy may have changed while the provider was asked."""
+    if pair.revoked:
+        providers_leg.abandon(ErrorCode.DENIED)
+        raise StreamRejected(RejectCode.DENIED, pair.revoked)
 
 
 def _announce(pair: Pair, consumers_id: int, verdict: Verdict) -> None:
