@@ -4,6 +4,9 @@ A packet of an established connection, on its usual path and under the current k
 frames are stream data in order, goes straight from decryption into the stream's buffer.
 Everything else, and everything odd, takes aioquic's own way; both leave the same state.
 
+What arrives out of order is kept until the gaps before it are filled. How many gaps there
+may be, and how much of a handshake may lie behind one, is bounded: a peer chooses both.
+
 Source: RFC 9000 sections 12 and 13, RFC 9001 section 5.
 """
 
@@ -17,14 +20,23 @@ from aioquic._buffer import Buffer, BufferReadError
 from aioquic._crypto import CryptoError
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
 from aioquic.quic.events import StreamDataReceived
-from aioquic.quic.packet import decode_packet_number
+from aioquic.quic.packet import QuicErrorCode, decode_packet_number
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 from outrelay.lib.transport.quic.aioquic_streams import GrantedLimit, StreamRecord
 from outrelay.lib.transport.quic.header import CID_LENGTH
+from outrelay.lib.transport.quic.ranges import Ranges
 
 ACK_EVERY = 24
 """Packets received that are worth an ACK of their own before its delay is over."""
+
+GAPS_MAX = 4096
+"""Gaps in what arrived of one stream: 4 KiB for each where the window is the largest."""
+
+CRYPTO_GAPS_MAX = 64
+CRYPTO_AHEAD_MAX = 64 * 1024
+"""Bytes of a handshake from those we wait for to the last that arrived; chains are short."""
 
 _ONE_RTT = quic_tls.Epoch.ONE_RTT
 _NUMBER_AT = 1 + CID_LENGTH
@@ -144,6 +156,27 @@ class ReceivingConnection(QuicConnection):
             )
             return False
 
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        _bound_gaps(stream.receiver, GAPS_MAX, frame_type)
+        return stream
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        receiver = self._crypto_streams[context.epoch].receiver
+        _bound_gaps(receiver, CRYPTO_GAPS_MAX, frame_type)
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if end - receiver.starting_offset() > CRYPTO_AHEAD_MAX:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase="too much of the handshake is out of order",
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
+
     def _handle_stream_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
@@ -211,3 +244,16 @@ class ReceivingConnection(QuicConnection):
             receiver.is_finished = True
         self.deliver(record, memoryview(payload)[start:], fin=fin)
         return True
+
+
+def _bound_gaps(receiver: QuicStreamReceiver, most: int, frame_type: int) -> None:
+    """See that the next frame finds its place quickly, or end the connection."""
+    if not isinstance(receiver._ranges, Ranges):
+        assert not len(receiver._ranges)
+        receiver._ranges = Ranges()  # type: ignore[assignment]
+    if len(receiver._ranges) > most:
+        raise QuicConnectionError(
+            error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+            frame_type=frame_type,
+            reason_phrase="too many gaps in the data",
+        )
