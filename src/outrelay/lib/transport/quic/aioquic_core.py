@@ -32,7 +32,7 @@ from aioquic.quic.stream import QuicStream
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.quic.aioquic_send import SendingConnection
 from outrelay.lib.transport.quic.aioquic_streams import GrantedLimit, Pacer, StreamRecord
-from outrelay.lib.transport.quic.engine import CONNECTION_WINDOW, STREAMS
+from outrelay.lib.transport.quic.engine import CONNECTION_WINDOW, FLIGHT_MAX, STREAMS
 from outrelay.lib.transport.quic.pathsize import PathSize
 from outrelay.lib.transport.quic.tls import Judge, MutualContext
 
@@ -196,6 +196,8 @@ class CoreConnection(SendingConnection):
         self.more = False
         if self._is_client and self._handshake_confirmed:
             self._change_old_keys()
+        control = self._loss._cc  # aioquic's window grows also while nothing fills it
+        control.congestion_window = min(control.congestion_window, FLIGHT_MAX)
         datagrams = super().datagrams_to_send(now)
         self._streams_queue.clear()  # aioquic's own queue: the records are ours
         if not self.more and self._handshake_confirmed and self._close_event is None:

@@ -26,7 +26,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 
 from outrelay.lib.transport.quic.aioquic_receive import ReceivingConnection
 from outrelay.lib.transport.quic.aioquic_streams import BURST, Pacer, StreamRecord
-from outrelay.lib.transport.quic.engine import STREAM_WINDOW_MAX
+from outrelay.lib.transport.quic.engine import GROWTH_MAX, STREAM_WINDOW, STREAM_WINDOW_MAX
 
 TURN = 16
 """Packets in a row a stream may fill while others wait."""
@@ -229,6 +229,7 @@ class SendingConnection(ReceivingConnection):
             if (
                 now - record.window_time < 2 * self._loss._rtt_smoothed
                 and record.window < STREAM_WINDOW_MAX
+                and self._growth + record.window <= GROWTH_MAX
             ):
                 record.window *= 2
             record.window_time = now
@@ -244,6 +245,11 @@ class SendingConnection(ReceivingConnection):
         buf.push_uint_var(record.id)
         buf.push_uint_var(stream.max_stream_data_local)
         stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+    @property
+    def _growth(self) -> int:
+        """What the windows of all streams have grown by."""
+        return sum(record.window - STREAM_WINDOW for record in self.streams.values())
 
     @staticmethod
     def _credit_unsent(record: StreamRecord) -> bool:

@@ -36,6 +36,12 @@ STREAM_WINDOW = 1 << 20
 STREAM_WINDOW_MAX = 16 << 20
 """What the credit of a stream grows to, with the bandwidth-delay product."""
 
+GROWTH_MAX = 64 << 20
+"""What the credit of all streams of a connection may have grown by together."""
+
+FLIGHT_MAX = 32 << 20
+"""Bytes on the way to a peer at most: more than this is a peer that takes us for its memory."""
+
 CONNECTION_WINDOW = 16 << 20
 """Initial credit of a connection; it grows on receipt, so no stream can block another."""
 
