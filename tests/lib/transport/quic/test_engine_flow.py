@@ -203,7 +203,7 @@ def test_a_peer_that_asks_for_everything_and_acknowledges_nothing_gets_so_much(
     network: Network, ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aioquic_core, "FLIGHT_MAX", STREAM_WINDOW)
-    near, far = ends
+    near, _ = ends
     core = cast("AioquicEngine", near.host.engine)._links[near.number].core
     core._loss._cc.congestion_window = 1 << 40  # it acknowledged everything up to now
     for _ in range(4):
