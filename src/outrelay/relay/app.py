@@ -44,6 +44,7 @@ from outrelay.relay.policy.judge import Judge
 from outrelay.relay.policy.watch import PolicyWatch
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.revoke import Revoker
+from outrelay.relay.stalls import Stalls
 
 log = get_logger(__name__)
 
@@ -152,6 +153,7 @@ class Relay:
         self._sender = Sender(self._trail, controller)
         self._revoker = Revoker(self._judge, self._pairs, self._trail)
         self._fleet = FleetWatch(relay_id, self._pairs, self._revoker)
+        self._stalls = Stalls(self._pairs, limits.stalled_streams)
         self._watches = (
             PolicyWatch(self._judge, options.tenant),
             DirectoryWatch(directory, self._registrations, options.tenant),
@@ -185,7 +187,10 @@ class Relay:
         """Serve what ``listener`` accepts until ``stop`` is set; then wind down."""
         self._endpoint = address_text(self._options.advertise or listener.address)
         async with beside(self._talk_to_controller(), name="relay: controller"):
-            async with beside(self._edge.run(listener), name="relay: edge") as edge:
+            async with (
+                beside(self._stalls.run(), name="relay: stalls"),
+                beside(self._edge.run(listener), name="relay: edge") as edge,
+            ):
                 log.info("listening", address=address_text(listener.address), carrier="quic")
                 log.info("ready", relay_id=self._relay_id, endpoint=self._endpoint)
                 await stop.wait()

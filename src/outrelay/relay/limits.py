@@ -22,6 +22,8 @@ class Limits:
         registrations_per_second: Changes to what one agent offers, in the long run.
         registrations_burst: Changes to what one agent offers, at once.
         streams_per_agent: Streams one agent has open as a consumer, over all its connections.
+        stalled_streams: Directions of streams that nobody reads, of all agents; each holds
+            up to 2 MiB.
     """
 
     hello_timeout: float = 5.0
@@ -33,3 +35,4 @@ class Limits:
     registrations_per_second: float = 20.0
     registrations_burst: int = 2000
     streams_per_agent: int = 10_000
+    stalled_streams: int = 512

@@ -18,6 +18,7 @@ Source: protocol.md sections 1 and 5; architecture.md, a byte's way.
 
 from __future__ import annotations
 
+import time
 from asyncio import CancelledError, TaskGroup
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,13 +78,14 @@ class Direction:
         on_bytes: Told the number of bytes each time some were passed on.
     """
 
-    __slots__ = ("bytes", "on_bytes", "sink", "source")
+    __slots__ = ("bytes", "on_bytes", "sink", "source", "writing_since")
 
     def __init__(self, source: Leg, sink: Leg, on_bytes: Callable[[int], None]) -> None:
         self.source = source
         self.sink = sink
         self.on_bytes = on_bytes
         self.bytes = 0
+        self.writing_since: float | None = None  # monotonic seconds; None: nothing to write
 
 
 class Splice:
@@ -144,12 +146,14 @@ class Splice:
         data, direction.source.early = direction.source.early, b""
         while True:
             if data:
+                direction.writing_since = time.monotonic()
                 try:
                     await sink.write(data)
                 except Reset as error:
                     return self._stopped(direction, error.code)
                 except Closed:
                     return self._lost(direction.sink)
+                direction.writing_since = None
                 direction.bytes += len(data)
                 direction.on_bytes(len(data))
             try:
