@@ -126,12 +126,13 @@ class Prober:
     """A socket that sends single datagrams and keeps what comes back.
 
     Args:
-        address: An address whose host it binds.
+        address: Where it sends to.
+        source: The host it sends from; by default that of ``address``.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, source: str = "") -> None:
         self.replies: list[bytes] = []
-        self._port = UdpPort(address, self._received)
+        self._port = UdpPort((source or address[0], 0), self._received)
         self._target = address
         self._changed = asyncio.Event()
 

@@ -50,7 +50,7 @@ class AnyPolicy(PolicyServicer):
     ) -> policy_pb2.RemovePolicyResponse:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
-    Watch = None  # type: ignore[assignment]
+    Watch = ReplacePolicies = Explain = None  # type: ignore[assignment]
 
 
 @asynccontextmanager

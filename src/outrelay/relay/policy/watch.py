@@ -18,7 +18,7 @@ from outrelay.lib.control.convert import rule_from_proto
 from outrelay.lib.control.v1 import policy_pb2 as policy
 from outrelay.lib.errors import RemoteProtocolError
 from outrelay.lib.observe.logs import get_logger
-from outrelay.lib.policy import PolicySet
+from outrelay.lib.policy import PolicySet, Rule
 from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Services
 from outrelay.relay.policy.judge import Judge
 
@@ -78,15 +78,21 @@ class PolicyWatch:
         if self._fresh is not None:
             self._fresh.add(rule)
         else:
-            self._change(partial(self._judge.add, rule), revision)
-            log.debug("policy rule added", id=rule.id, tenant=rule.tenant)
+            self._change(partial(self._now_added, rule), revision)
 
     def _remove(self, tenant: str, rule_id: str, revision: int) -> None:
         if self._fresh is not None:
             self._fresh.remove(tenant, rule_id)
         else:
-            self._change(partial(self._judge.remove, tenant, rule_id), revision)
-            log.debug("policy rule removed", id=rule_id, tenant=tenant)
+            self._change(partial(self._now_removed, tenant, rule_id), revision)
+
+    def _now_added(self, rule: Rule) -> None:
+        self._judge.add(rule)
+        log.debug("policy rule added", id=rule.id, tenant=rule.tenant)
+
+    def _now_removed(self, tenant: str, rule_id: str) -> None:
+        self._judge.remove(tenant, rule_id)
+        log.debug("policy rule removed", id=rule_id, tenant=tenant)
 
     def _change(self, change: Callable[[], None], revision: int) -> None:
         """Make a change, at the end of its batch when it is part of one."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError, Reset, TransportError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.transport.carrier import READ_SIZE, Address
-from outrelay.lib.transport.quic.engine import Engine, Event, EventKind, Peer
+from outrelay.lib.transport.quic.engine import STREAMS, Engine, Event, EventKind, Peer
 
 
 class QuicStream:
@@ -271,15 +271,21 @@ class QuicConnection:
                 )
                 _wake(self._closed_waiter)
             case EventKind.STREAM_OPENED:
-                stream = self._streams[event.stream] = QuicStream(self, event.stream)
-                self._accepted.append(stream)
-                _wake(self._accept_waiter)
+                self._stream_opened(event.stream)
             case EventKind.STREAMS_AVAILABLE:
                 _wake(self._credit_waiter)
             case _:
                 known = self._streams.get(event.stream)
                 if known is not None:
                     known.dispatch(event)
+
+    def _stream_opened(self, number: int) -> None:
+        if len(self._accepted) >= STREAMS:  # opened and given up faster than we accept
+            self.close(ErrorCode.LIMIT, "too many streams wait to be accepted")
+            return
+        stream = self._streams[number] = QuicStream(self, number)
+        self._accepted.append(stream)
+        _wake(self._accept_waiter)
 
     def forget(self, stream_id: int) -> None:
         """Both directions of the stream are over."""
