@@ -257,3 +257,18 @@ async def test_rows_behind_another_relay_are_left_alone(tmp_path: Path) -> None:
         await made.settled()
         assert made.names() == ["echo", "echo"]
         assert made.fake.calls.of("DeregisterAgent", registry.DeregisterAgentRequest) == []
+
+
+async def test_a_snapshot_taken_before_a_registration_arrived_does_not_hide_it(
+    tmp_path: Path,
+) -> None:
+    async with published(tmp_path) as made:
+        peer = await made.relay.agent(AGENT_B)
+        await peer.register("echo")
+        await until(lambda: made.registrations._published.get(AGENT_B.uri) == {"echo": None})
+        made.registrations.observed([])
+        await made.leave(peer)
+        await made.settled()
+
+        last, _ = made.fake.calls.made[-1]
+        assert last == "DeregisterAgent"

@@ -78,6 +78,10 @@ class Registrations:
                 held.setdefault(row.agent_uri, {})[name] = offer
             elif (ours := self._directory.offers_of(row.agent_uri).get(name)) is not None:
                 held.setdefault(row.agent_uri, {})[name] = ours  # the agent is elsewhere, too
+        for uri, before in self._published.items():
+            for name, known_offer in before.items():
+                if known_offer is None:  # a call is under way that these rows do not know of
+                    held.setdefault(uri, {}).setdefault(name, None)
         known = self._published.keys() | held.keys()
         self._published = held
         for uri in known:
