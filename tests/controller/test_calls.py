@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from outrelay.controller.feed import Feed
+from outrelay.controller.listeners import MAX_REQUEST
 from outrelay.controller.store import Audit, Policies
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
-from outrelay.lib.errors import StoreError
+from outrelay.lib.errors import ControlError, StoreError
 from tests.controller.live import LiveController, refused
 
 LIST = policy_pb2.ListPoliciesRequest(tenant="acme")
@@ -79,6 +81,46 @@ async def test_garbage_is_an_invalid_argument(controller: LiveController, kind: 
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cannot be decoded"):
             call = rpc(iter([garbage]) if kind.startswith("stream_") else garbage)
             await (call.read() if kind.endswith("_stream") else call)
+
+
+HUGE = b"x" * (MAX_REQUEST + 1000)
+
+
+@pytest.mark.parametrize("method", ["Policy/AddPolicy", "Registry/Watch", "Audit/RecordBatch"])
+async def test_nothing_is_read_of_who_may_not_call(controller: LiveController, method: str) -> None:
+    denied = refused(grpc.StatusCode.PERMISSION_DENIED)  # and not that it is too large
+    async with controller.calling(controller.pki.agent()) as stubs, denied:
+        channel: Any = stubs.channel
+        await channel.stream_unary(f"/outrelay.control.v1.{method}")(iter([HUGE]))
+
+
+async def test_a_request_that_is_too_large_is_said_to_be(controller: LiveController) -> None:
+    async with controller.plaintext() as stubs, refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        channel: Any = stubs.channel
+        await channel.unary_unary("/outrelay.control.v1.Policy/AddPolicy")(HUGE)
+
+
+@pytest.mark.parametrize("method", ["Policy/ListPolicies", "Registry/Watch"])
+async def test_a_call_without_its_request(controller: LiveController, method: str) -> None:
+    async with (
+        controller.plaintext() as stubs,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "no request"),
+    ):
+        channel: Any = stubs.channel
+        await channel.stream_unary(f"/outrelay.control.v1.{method}")(iter([]))
+
+
+async def test_a_refused_call_is_forgotten_at_once(controller: LiveController) -> None:
+    """What is only collected as garbage is kept until then, requests of megabytes too."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with controller.plaintext() as stubs, refused(grpc.StatusCode.INVALID_ARGUMENT):
+            await stubs.policy.AddPolicy(policy_pb2.AddPolicyRequest())
+        kept = [each for each in gc.get_objects() if isinstance(each, ControlError)]
+    finally:
+        gc.enable()
+    assert kept == []
 
 
 async def test_a_batch_that_is_refused_half_way_leaves_nothing_behind(

@@ -73,12 +73,13 @@ class Calls(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             raise
         except Exception as error:  # noqa: BLE001 - it is told to the caller, or logged
-            refusal = _refusal_of(error, method)
-            code = refusal.status
-            log.debug("call refused", method=method, code=code, reason=refusal.reason)
-            await context.abort(grpc.StatusCode[code], refusal.reason)
+            code, reason = _refusal_of(error, method)
         finally:
             self._metrics.calls.labels(method, code).inc()
+        log.debug("call refused", method=method, code=code, reason=reason)
+        # Out here: an error that is still held when the call is aborted is held in a circle,
+        # and the request with it, until somebody collects garbage.
+        return await context.abort(grpc.StatusCode[code], reason)
 
     def watching(self, method: str) -> AbstractContextManager[object]:
         """Counts an open stream of answers."""
@@ -98,17 +99,17 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise expired(caller) from None
 
 
-def _refusal_of(error: Exception, method: str) -> ControlError:
-    """What to tell the caller of a call that failed; called while ``error`` is handled."""
+def _refusal_of(error: Exception, method: str) -> tuple[str, str]:
+    """Status and reason for the caller of a call that failed."""
     if isinstance(error, ControlError):
-        return error
+        return error.status, error.reason
     if isinstance(error, DecodeError):
-        return ControlError("INVALID_ARGUMENT", "the request cannot be decoded")
+        return "INVALID_ARGUMENT", "the request cannot be decoded"
     if isinstance(error, StoreError):
         log.warning("database failed", method=method, error=str(error))
-        return ControlError("UNAVAILABLE", f"the controller's database failed: {error.fault}")
+        return "UNAVAILABLE", f"the controller's database failed: {error.fault}"
     log.error("call failed", method=method, exc_info=error)
-    return ControlError("INTERNAL", "the controller failed at this call; its log says why")
+    return "INTERNAL", "the controller failed at this call; its log says why"
 
 
 def _guarded(
@@ -116,14 +117,16 @@ def _guarded(
 ) -> Handler[RequestT, ResponseT]:
     """``handler`` with ``Calls.serve`` around it.
 
-    Requests are decoded inside of it, so that garbage ends like everything else.
+    Requests are decoded inside of it, so that garbage ends like everything else. They are
+    read inside of it, too: a handler of one request is given to gRPC as one of a stream of
+    them, which is the same on the wire, so that nothing is read for who may not call.
     """
     decode: _Function = handler.request_deserializer or bytes
     encode = handler.response_serializer
     made: Any
     if handler.unary_unary:
         unary = _unary(calls, method, handler.unary_unary, decode)
-        made = grpc.unary_unary_rpc_method_handler(unary, None, encode)
+        made = grpc.stream_unary_rpc_method_handler(unary, None, encode)
     elif handler.stream_unary:
         stream_in = _stream_in(calls, method, handler.stream_unary, decode)
         made = grpc.stream_unary_rpc_method_handler(stream_in, None, encode)
@@ -133,7 +136,7 @@ def _guarded(
     else:
         assert handler.unary_stream, "there is no other kind"
         stream_out = _stream_out(calls, method, handler.unary_stream, decode)
-        made = grpc.unary_stream_rpc_method_handler(stream_out, None, encode)
+        made = grpc.stream_stream_rpc_method_handler(stream_out, None, encode)
     return cast("Handler[RequestT, ResponseT]", made)
 
 
@@ -142,10 +145,21 @@ _Function = Callable[..., Any]
 
 
 def _unary(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:
-    async def unary(request: bytes, context: Context) -> object:
-        return await calls.serve(method, context, lambda: behaviour(decode(request), context))
+    async def unary(_requests: AsyncIterator[bytes], context: Context) -> object:
+        async def answer() -> object:
+            return await behaviour(decode(await _request(context)), context)
+
+        return await calls.serve(method, context, answer)
 
     return unary
+
+
+async def _request(context: Context) -> bytes:
+    """The request of a call that has one."""
+    request = await context.read()
+    if not isinstance(request, bytes):
+        raise ControlError("INVALID_ARGUMENT", "the call has no request")
+    return request
 
 
 def _stream_in(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:
@@ -174,10 +188,11 @@ def _stream_both(calls: Calls, method: str, behaviour: _Function, decode: _Funct
 def _stream_out(calls: Calls, method: str, behaviour: _Function, decode: _Function) -> _Function:
     """Answers are driven from here: cancelled, they end here and now, not when collected."""
 
-    async def stream_out(request: bytes, context: Context) -> None:
+    async def stream_out(_requests: AsyncIterator[bytes], context: Context) -> None:
         async def send() -> None:
+            request = decode(await _request(context))
             with calls.watching(method):
-                async with aclosing(behaviour(decode(request), context)) as answers:
+                async with aclosing(behaviour(request, context)) as answers:
                     async for answer in answers:
                         await context.write(answer)
 

@@ -42,10 +42,16 @@ GRACE = 2.0
 
 NAMES = tuple(f"{PACKAGE}.{name}" for name in ("Registry", "Policy", "Audit", "Fleet"))
 
+MAX_REQUEST = 16 * 1024 * 1024
+"""Bytes of the largest request: ten thousand rules in one step."""
+
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second controller on the port is an error, not a lottery
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_REQUEST),
     ("grpc.max_send_message_length", MAX_MESSAGE),
+    # What one caller may hold: a relay has a few watches open and some calls under way.
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Finds out about relays that vanished without a word: their watches end.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
