@@ -39,6 +39,9 @@ from outrelay.lib.transport.quic.tls import Judge, MutualContext
 WRITE_AGAIN = WRITE_BUFFER // 2
 """Unsent bytes at which a waiting writer is woken."""
 
+ACK_DELAY = 0.005
+"""Seconds an acknowledgement may wait for a packet to travel with."""
+
 REASON_MAX = 256
 """Bytes of a close's reason."""
 
@@ -95,6 +98,7 @@ class CoreConnection(SendingConnection):
         self._local_max_streams_uni = GrantedLimit(
             QuicFrameType.MAX_STREAMS_UNI, "max_streams_uni", 0
         )
+        self._ack_delay = ACK_DELAY
         self.path_size = PathSize(sizes)
         self._keys_changed_at = 0
 

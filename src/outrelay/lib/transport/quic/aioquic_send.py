@@ -90,7 +90,7 @@ class SendingConnection(ReceivingConnection):
                     left -= built
                     continue
             builder.start_packet(QuicPacketType.ONE_RTT, crypto)
-            if acks:
+            if space.ack_at is not None:  # due, or on the way of something that is
                 self._write_ack_frame(builder=builder, space=space, now=now)
                 self._packets_unacked = 0
             if errands and self._handshake_complete:
