@@ -31,7 +31,7 @@ from outrelay.lib.transport.quic.engine import (
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.udp import UdpSocket
 
-RECEIVE_BUDGET = 96 * 1024
+RECEIVE_BUDGET = 192 * 1024
 """Bytes taken from the socket before the tasks they woke get their turn."""
 
 BACKLOG = 1024
