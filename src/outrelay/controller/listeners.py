@@ -50,7 +50,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     # What one caller may hold: a relay has a few watches open and some calls under way.
-    ("grpc.max_concurrent_streams", 128),
+    ("grpc.max_concurrent_streams", 512),
     ("grpc.server_handshake_timeout_ms", 10_000),
     # Finds out about relays that vanished without a word: their watches end.
     ("grpc.keepalive_time_ms", 10_000),
