@@ -12,11 +12,12 @@ from collections.abc import Callable, Coroutine, Iterator
 import pytest
 
 from outrelay.lib.errors import ConfigError, StoreError
-from outrelay.lib.service import cause_of, serve
+from outrelay.lib.service import MOST_FILES, cause_of, serve
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, resource, sys
 
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 if sys.argv[4] == "plain":
     sys.modules["uvloop"] = None  # as where it is not installed
 
@@ -35,6 +36,10 @@ async def lingers(stop):
     await stop.wait()
     log.info("lingering")
     await asyncio.Event().wait()
+
+async def opens(stop):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log.info("ready", soft=soft, hard=hard)
 
 async def misconfigured(stop):
     raise ConfigError("relay.pem", "does not exist", "make one with dev-pki")
@@ -101,6 +106,12 @@ def test_a_signal_stops_the_service_in_good_order(
 
     assert (event(process)["event"], event(process)["event"]) == ("stopping", "stopped")
     assert outcome(process) == (0, "")
+
+
+def test_a_process_may_have_as_many_files_as_it_can_get(start: Start) -> None:
+    line = event(start("opens"))
+    soft, hard = int(line["soft"]), int(line["hard"])
+    assert soft == (min(hard, MOST_FILES) if hard > 0 else MOST_FILES)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,6 +29,9 @@ with suppress(ImportError):  # an extra
     from uvloop import new_event_loop
 
 log = logs.get_logger(__name__)
+
+MOST_FILES = 65_536
+"""Files and sockets a process may have open, where the system lets it."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -46,6 +50,7 @@ def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoRet
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
     """
     logs.configure(component, log_format, log_level)
+    _allow_many_files()
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_until_stopped(run))
@@ -60,6 +65,14 @@ def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoRet
         sys.exit(EXIT_CONFIG if isinstance(cause, ConfigError) else EXIT_FAILED)
     log.info("stopped")
     sys.exit(0)
+
+
+def _allow_many_files() -> None:
+    """Ask for room for MOST_FILES: a thousand idle callers fill up what a process usually has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _until_stopped(run: Run) -> None:
