@@ -168,7 +168,7 @@ class Line:
 
     def _check_refused(self) -> None:
         """Nothing came but, perhaps, a refusal."""
-        _check_error(self.near)
+        assert not isinstance(self.near.error, Reset)
         if not self.near.got:
             return
         decoder = FrameDecoder()
