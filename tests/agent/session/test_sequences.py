@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from outrelay.agent.session import uplink
 from outrelay.lib.errors import Closed, ErrorCode, Reset, TransportError
-from outrelay.lib.orp.frame import FrameType, encode
+from outrelay.lib.orp.frame import FrameDecoder, FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
@@ -68,9 +68,10 @@ class Local:
     tcp: Tcp
     sent: bytearray = field(default_factory=bytearray)
     got: bytearray = field(default_factory=bytearray)
+    finished: bool = False  # it ended its direction
+    left: bool = False  # or left with an RST
     ended: bool = False  # the agent ended its direction well
     reset: bool = False  # or otherwise
-    left: bool = False
 
     async def take(self) -> None:
         """Read what has come."""
@@ -87,7 +88,7 @@ class Local:
             self.ended = not data
 
     async def write(self, data: bytes) -> None:
-        if not (self.left or self.reset):
+        if not (self.finished or self.left or self.reset):
             with suppress(OSError):
                 await self.tcp.send(data)
                 self.sent += data
@@ -95,6 +96,7 @@ class Local:
     def end(self) -> None:
         with suppress(OSError):
             self.tcp.end()
+            self.finished = True
 
     def leave(self) -> None:
         self.left = True
@@ -109,11 +111,12 @@ class Remote:
     stream: Stream
     stream_id: int
     is_incoming: bool
-    ready: bool = False
-    finished: bool = False
     sent: bytearray = field(default_factory=bytearray)
     got: bytearray = field(default_factory=bytearray)
-    over: bool = False
+    ready: bool = False  # STREAM_READY was sent, and was not too late
+    finished: bool = False  # we ended our direction
+    ended: bool = False  # the agent ended its direction well
+    over: bool = False  # or otherwise, or we gave up
 
     async def write(self, data: bytes) -> None:
         if not self.finished:
@@ -131,7 +134,7 @@ class Remote:
         self.stream.stop(ErrorCode.CANCELLED)
 
     async def take(self) -> None:
-        while not self.over:
+        while not (self.over or self.ended):
             try:
                 data = await now(self.stream.read())
             except TransportError:
@@ -140,7 +143,26 @@ class Remote:
             if data is None:
                 return
             self.got += data
-            self.over = not data
+            self.ended = not data
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it was a refusal, and nothing else, before it was announced."""
+        is_over = self.finished and not self.ready
+        return is_over and self.sent == REJECT and not self.is_incoming
+
+    def application_bytes(self) -> bytes | None:
+        """What the agent sent behind its frames; None: it refused the stream."""
+        if not self.is_incoming:
+            return bytes(self.got)
+        decoder = FrameDecoder()
+        decoder.receive_data(bytes(self.got))
+        frame = decoder.next_frame()
+        if frame is None or frame.type == FrameType.STREAM_REJECT:
+            decoder.end()
+            return None
+        assert frame.type == FrameType.STREAM_ACCEPT
+        return decoder.rest()
 
 
 class Script:
@@ -189,7 +211,8 @@ class Script:
             with suppress(TransportError):
                 await remote.link.ready(remote.stream_id)
                 for each in self.remotes:  # whoever it may be taken for
-                    each.ready |= each.stream_id == remote.stream_id and each.link is remote.link
+                    if each.stream_id == remote.stream_id and each.link is remote.link:
+                        each.ready = not each.is_refused
 
     async def _relay_writes(self, one: int, other: int) -> None:
         if remote := self._remote(one):
@@ -285,20 +308,30 @@ class Script:
         opened = [remote for remote in self.remotes if not remote.is_incoming]
         incoming = [remote for remote in self.remotes if remote.is_incoming]
         assert len(self.backends) <= len(incoming)
-        for remote in opened:
-            assert remote.ready or not remote.got, "sent something before READY"
         for locals_, remotes in ((self.apps, opened), (self.backends, incoming)):
             for local in locals_:
-                self._check_local(local, [each for each in remotes if each.ready])
+                _check_local(local, [each for each in remotes if each.ready])
+            for remote in remotes:
+                _check_remote(remote, locals_)
 
-    @staticmethod
-    def _check_local(local: Local, remotes: list[Remote]) -> None:
-        """What a local end got is what was sent on one stream that was announced."""
-        if local.got:
-            assert any(remote.sent.startswith(local.got) for remote in remotes)
-            assert REJECT not in local.got or any(REJECT in each.sent for each in remotes)
-        if local.ended:
-            assert any(remote.finished and remote.sent == local.got for remote in remotes)
+
+def _check_local(local: Local, announced: list[Remote]) -> None:
+    """What a local end got is what was sent on one stream that was announced."""
+    if local.got:
+        assert any(remote.sent.startswith(local.got) for remote in announced)
+    if local.ended:
+        assert any(remote.finished and remote.sent == local.got for remote in announced)
+
+
+def _check_remote(remote: Remote, locals_: list[Local]) -> None:
+    """What a stream brought is what one local end sent, and not before it was announced."""
+    data = remote.application_bytes()
+    if data is None:
+        return
+    assert remote.ready or not data
+    assert not data or any(local.sent.startswith(data) for local in locals_)
+    if remote.ended:
+        assert any(local.finished and local.sent == data for local in locals_)
 
 
 async def play(seen: Events, steps: list[tuple[int, int, int]]) -> None:
