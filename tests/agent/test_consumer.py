@@ -271,3 +271,18 @@ async def test_a_hundred_streams_at_once(place: Place) -> None:
                 group.create_task(echo())
         assert [each.result() for each in apps] == [b"%d" % number for number in range(100)]
         await place.seen.wait("stream ended", count=100, reason="finished")
+
+
+async def test_refused_opens_are_all_told_of_in_a_line_a_second(place: Place) -> None:
+    async with place.consumer() as (agent, link):
+        for _ in range(50):
+            with await agent.app() as app:
+                await (await link.opened()).reject(403, "no")
+                assert await app.until_reset() == b""
+        told = lines = 0
+        while told < 50:
+            lines += 1
+            line = await place.seen.wait("open refused", code=403, count=lines)
+            told += int(str(line.get("times", 1)))
+    assert told == 50
+    assert lines < 10

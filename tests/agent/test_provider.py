@@ -78,6 +78,16 @@ async def test_an_unknown_service_is_refused(place: Place) -> None:
         await place.seen.wait("incoming stream refused", service="cache", peer=CONSUMER)
 
 
+async def test_a_flood_of_streams_that_are_refused_is_a_few_lines(place: Place) -> None:
+    async with place.provider(free_port()) as (_, link):
+        for number in range(1, 51):
+            service = SERVICE if number % 2 else "cache"
+            await (await link.incoming(service, stream_id=number)).rejected()
+        for event in ("incoming stream refused", "backend failed"):
+            await place.seen.wait(event)
+            assert len(place.seen.of(event)) < 10
+
+
 async def test_a_closed_backend_is_refused_without_naming_it(place: Place) -> None:
     port = free_port()
     async with place.provider(port) as (_, link):

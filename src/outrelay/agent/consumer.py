@@ -21,6 +21,7 @@ from outrelay.lib.errors import Closed, ErrorCode, RejectCode, Reset, StreamReje
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.fsm import StreamInput
 from outrelay.lib.orp.types import FrameType
@@ -62,6 +63,7 @@ class Consumer:
         self._watch = watch
         self._limits = limits
         self._metrics = metrics
+        self._throttle = Throttle()
 
     def take(self, sock: socket.socket, service: str) -> None:
         """Serve an application's new connection; ``sock`` is ours from now on."""
@@ -84,8 +86,10 @@ class Consumer:
     def _refuse(self, service: str, rejected: StreamRejected) -> None:
         """Tell why an application's connection is closed; the application itself learns nothing."""
         self._metrics.ended.labels(_label(rejected.code)).inc()
-        log.warning(
+        self._throttle.write(
+            log.warning,
             "open refused",
+            cause=(service, rejected.code),
             service=service,
             code=rejected.code,
             reason=rejected.reason,

@@ -26,6 +26,7 @@ from outrelay.lib.errors import (
 )
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.fsm import StreamInput, StreamState
 from outrelay.lib.orp.types import FrameType
@@ -61,6 +62,7 @@ class Provider:
         self._watch = watch
         self._limits = limits
         self._metrics = metrics
+        self._throttle = Throttle()
 
     def take(self, session: Session, carrier: Stream) -> None:
         """Serve a stream that the relay opened."""
@@ -74,7 +76,8 @@ class Provider:
             async with asyncio.timeout(self._limits.open):
                 incoming = await reader.expect(FrameType.INCOMING_STREAM, orp.IncomingStream)
         except (ProtocolError, TransportError, TimeoutError) as error:
-            log.warning("incoming stream dropped", reason=str(error) or "no frame came")
+            reason = str(error) or "no frame came"
+            self._throttle.write(log.warning, "incoming stream dropped", reason=reason)
             carrier.reset(ErrorCode.PROTOCOL)
             carrier.stop(ErrorCode.PROTOCOL)
             return
@@ -121,13 +124,22 @@ class Provider:
             why = f"cannot be reached: {refused.reason}"
         except OSError as error:
             why = f"cannot be reached: {fault(error)}"
-        log.warning("backend failed", service=service, target=address_text(target), reason=why)
+        self._throttle.write(
+            log.warning,
+            "backend failed",
+            cause=service,
+            service=service,
+            target=address_text(target),
+            reason=why,
+        )
         raise StreamRejected(RejectCode.UNREACHABLE, f"the provider's backend {why}")
 
     async def _reject(self, stream: AgentStream, rejected: StreamRejected) -> None:
         """Tell the relay why, and end the stream once it knows."""
-        log.warning(
+        self._throttle.write(
+            log.warning,
             "incoming stream refused",
+            cause=(stream.peer, stream.service, rejected.code),
             stream_id=stream.name,
             service=stream.service,
             peer=stream.peer,
