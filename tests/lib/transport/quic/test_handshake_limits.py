@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.quic import engine_aioquic
 from outrelay.lib.transport.quic.engine import Cause, EventKind
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.header import parse_header
@@ -166,6 +167,19 @@ def test_a_datagram_that_begins_nothing_is_counted(datagram: bytes, cause: Cause
     (refusal,) = engine.refusals()
     assert (refusal.cause, refusal.address, refusal.times) == (cause, address, 3)
     assert engine.refusals() == []
+
+
+def test_noise_is_not_held_against_every_connection_there_is(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = network.host(relay())
+    for _ in range(3):
+        network.connect(network.host(agent()), server)
+    monkeypatch.setattr(engine_aioquic, "is_reset", lambda *_: pytest.fail("looked"))
+    network.send(Datagram((NAT, 1), server.address, b"\x40" + bytes(50)))
+    network.run_for(0.02)
+
+    assert turned_away(server) == {Cause.FORGOTTEN: 1}
 
 
 def test_a_forged_proof_is_counted(network: Network) -> None:

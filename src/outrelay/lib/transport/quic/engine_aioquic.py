@@ -55,6 +55,7 @@ class AioquicEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._links: dict[int, Link] = {}
+        self._dialled: dict[int, Link] = {}
         self._routes: dict[bytes, Link] = {}
         self._next_number = 1
         self._touched: dict[int, Link] = {}
@@ -108,8 +109,8 @@ class AioquicEngine:
 
     def _lost_track(self, header: Header, datagram: bytes, address: Address, now: float) -> None:
         """A packet of an established connection we do not know: one side has forgotten it."""
-        for link in self._links.values():
-            if link.dialled and is_reset(datagram, link.core.peer_reset_tokens):
+        for link in self._dialled.values():
+            if is_reset(datagram, link.core.peer_reset_tokens):
                 self._touched[link.number] = link
                 link.core.forgotten()
                 return
@@ -275,6 +276,7 @@ class AioquicEngine:
         self._handshake_over(link)  # one that failed counts until here: it costs memory
         link.unroute_all()
         del self._links[link.number]
+        self._dialled.pop(link.number, None)
         self._touched.pop(link.number, None)
 
     def _handshake_over(self, link: Link) -> None:
@@ -292,6 +294,7 @@ class AioquicEngine:
         self, address: Address, *, roles: Collection[Role], server_name: str, now: float
     ) -> int:
         link = self._new_link(dialled=True, address=address, now=now)
+        self._dialled[link.number] = link
         link.core = CoreConnection(
             configuration=self._configuration(is_client=True, server_name=server_name or None),
             judge=lambda chain: self._judge(link, chain, Usage.SERVER, roles, server_name),
