@@ -141,6 +141,15 @@ async def test_refused_connections_are_counted_all_and_logged_once_a_second() ->
     assert 1 <= len(seen.of("connection refused")) < 10
 
 
+async def test_connections_that_end_at_once_are_logged_once_a_second() -> None:
+    with events() as seen:
+        async with relay_rooms() as relay:
+            for _ in range(MANY):
+                (await relay.peer(AGENT_A)).connection.close()
+            await relay.agent(AGENT_B)
+    assert 1 <= len(seen.of("connection ended before HELLO")) < 10
+
+
 async def test_broken_rules_are_counted_all_and_logged_once_a_second() -> None:
     with events() as seen:
         async with relay_rooms() as relay:

@@ -121,7 +121,13 @@ class Edge:
         except RemoteProtocolError as error:
             self._turn_out(connection, error, "connection refused")
         except Closed as closed:
-            log.info("connection ended before HELLO", peer=connection.peer, reason=closed)
+            self._throttle.write(
+                log.info,
+                "connection ended before HELLO",
+                cause=connection.peer,
+                peer=connection.peer,
+                reason=closed,
+            )
         else:
             with self._attached(session):
                 await self._attend_session(session)
