@@ -62,10 +62,21 @@ test: $(STAMP) ## test what needs nothing but Python
 	$(call cover,90)
 
 .PHONY: test-all
-test-all: bench-smoke $(STAMP) ## test that and what needs root
+test-all: debian bench-smoke $(STAMP) ## test that and what needs root or Debian packages
 	@$(PYTEST)
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
+
+# What some tests need of the system; they are skipped, and say so, where it cannot be had.
+DEBIAN := ip:iproute2 nft:nftables
+
+.PHONY: debian
+debian:
+	@for each in $(DEBIAN); do command -v $${each%:*} > /dev/null || missing+=" $${each#*:}"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
+	  { apt-get update -q && apt-get install -qy --no-install-recommends $$missing; } > /dev/null || true; \
+	fi
 
 .PHONY: bench
 bench: $(STAMP) ## measure throughput, latency and memory; direct TCP beside it

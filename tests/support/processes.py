@@ -21,7 +21,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +209,7 @@ class Programs:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         json_log: bool = True,
+        within: Sequence[str] = (),
     ) -> Program:
         """Start a program and follow its log.
 
@@ -218,8 +219,10 @@ class Programs:
             env: Variables to add; none of ours is inherited.
             cwd: Where it runs.
             json_log: False: add no argument.
+            within: A command that runs it elsewhere, in its own place: ``ip netns exec NAME``.
         """
         process = await asyncio.create_subprocess_exec(
+            *within,
             _path(script),
             *map(str, args),
             *(LOG_ARGS if json_log else ()),
@@ -259,6 +262,7 @@ async def run(
     cwd: Path | None = None,
     stdin: bytes = b"",
     timeout: float = 20.0,
+    within: Sequence[str] = (),
 ) -> Output:
     """Run a program to its end.
 
@@ -269,11 +273,13 @@ async def run(
         cwd: Where it runs.
         stdin: What it reads.
         timeout: Seconds, then it is killed.
+        within: A command that runs it elsewhere, in its own place.
 
     Raises:
         AssertionError: It did not end in time.
     """
     process = await asyncio.create_subprocess_exec(
+        *within,
         _path(script),
         *map(str, args),
         stdin=asyncio.subprocess.PIPE,

@@ -1,0 +1,169 @@
+"""A small internet of network namespaces: hosts, the routers between them, and what those drop.
+
+    with Lab() as lab:
+        wan = lab.router("wan")
+        relay = lab.host("relay", wan)
+        laptop = lab.host("laptop", wan)
+        wan.drop_udp(laptop)              # from and to it, as a strict firewall does
+        with relay.inside():
+            listener = socket.create_server((relay.address, 7000))
+
+A *host* is a namespace with one interface and an address of its own /30 network; a *router*
+is one that joins such networks and forwards between them. Sockets belong to the namespace
+in which they were made, wherever they are used: a test makes them ``inside`` a host and
+waits for them in its own event loop. Programs run within a host by ``host.command``.
+
+Everything is gone after the ``with``, also when building it failed half way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+CLONE_NEWNET = 0x40000000
+PACKAGES = {"ip": "iproute2", "nft": "nftables"}
+"""The programs this needs, and the Debian packages they come from."""
+
+NAMESPACES = Path("/run/netns")
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+FIREWALL = """
+add table inet lab
+add chain inet lab forward { type filter hook forward priority 0; policy accept; }
+"""
+
+
+def missing() -> str:
+    """What keeps a lab from being built here; empty when nothing does."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    absent = [package for name, package in PACKAGES.items() if shutil.which(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+class Host:
+    """One namespace; made by ``Lab``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.namespace = f"orl{os.getpid()}-{name}"
+        self.address = ""
+        """Its address, once it is joined to a router."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What to put before a command to run it here; the process keeps its pid."""
+        return ("ip", "netns", "exec", self.namespace)
+
+    def ip(self, command: str) -> None:
+        """Run an ``ip`` command here."""
+        _run("ip", "-n", self.namespace, *command.split())
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Make sockets of this host; nothing in the ``with`` may wait."""
+        with (
+            Path("/proc/thread-self/ns/net").open("rb") as home,
+            (NAMESPACES / self.namespace).open("rb") as here,
+        ):
+            _enter(here.fileno())
+            try:
+                yield
+            finally:
+                _enter(home.fileno())
+
+    def tcp_socket(self) -> socket.socket:
+        """A TCP socket of this host that does not block."""
+        with self.inside():
+            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return made
+
+
+class Router(Host):
+    """Joins hosts and forwards between them; by default everything."""
+
+    def drop_udp(self, host: Host) -> None:
+        """Forward no UDP from or to ``host`` any more."""
+        for side in ("saddr", "daddr"):
+            rule = f"add rule inet lab forward ip {side} {host.address} meta l4proto udp drop"
+            self._nft(rule)
+
+    def pass_all(self) -> None:
+        """Forward everything again."""
+        self._nft("flush chain inet lab forward")
+
+    def _nft(self, rules: str) -> None:
+        _run(*self.command, "nft", "-f", "-", given=rules)
+
+
+class Lab:
+    """Builds hosts and takes them down again; a context manager."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._networks = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def router(self, name: str) -> Router:
+        """A router that joins nothing yet."""
+        router = Router(name)
+        self._add(router)
+        with router.inside():
+            FORWARDING.write_text("1")
+        _run(*router.command, "nft", "-f", "-", given=FIREWALL)
+        return router
+
+    def host(self, name: str, router: Router) -> Host:
+        """A host behind ``router``, with a default route through it."""
+        host = Host(name)
+        self._add(host)
+        self._networks += 1
+        net = f"10.77.{self._networks}"
+        host.address = f"{net}.2"
+        ours, theirs = "eth0", f"to-{name}"[:15]
+        router.ip(f"link add {theirs} type veth peer name {ours} netns {host.namespace}")
+        router.ip(f"addr add {net}.1/30 dev {theirs}")
+        router.ip(f"link set {theirs} up")
+        host.ip(f"addr add {host.address}/30 dev {ours}")
+        host.ip(f"link set {ours} up")
+        host.ip(f"route add default via {net}.1")
+        return host
+
+    def _add(self, host: Host) -> None:
+        _run("ip", "netns", "add", host.namespace)
+        self._stack.callback(_run, "ip", "netns", "del", host.namespace)
+        host.ip("link set lo up")
+
+
+def _run(*command: str, given: str = "") -> None:
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip() or done.returncode}"
+
+
+def _enter(namespace: int) -> None:
+    if _libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns failed")
