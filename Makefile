@@ -72,7 +72,7 @@ DEBIAN := ip:iproute2 nft:nftables
 
 .PHONY: debian
 debian:
-	@for each in $(DEBIAN); do command -v $${each%:*} > /dev/null || missing+=" $${each#*:}"; done; \
+	@PATH="$$PATH:/usr/sbin:/sbin"; for each in $(DEBIAN); do command -v $${each%:*} > /dev/null || missing+=" $${each#*:}"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
 	  { apt-get update -q && apt-get install -qy --no-install-recommends $$missing; } > /dev/null || true; \

@@ -33,6 +33,9 @@ CLONE_NEWNET = 0x40000000
 PACKAGES = {"ip": "iproute2", "nft": "nftables"}
 """The programs this needs, and the Debian packages they come from."""
 
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+"""Where they are; a service's PATH may lack the last two."""
+
 NAMESPACES = Path("/run/netns")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -48,7 +51,9 @@ def missing() -> str:
     """What keeps a lab from being built here; empty when nothing does."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    absent = [package for name, package in PACKAGES.items() if shutil.which(name) is None]
+    absent = [
+        package for name, package in PACKAGES.items() if shutil.which(name, path=PATH) is None
+    ]
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
@@ -159,7 +164,13 @@ class Lab:
 
 def _run(*command: str, given: str = "") -> None:
     done = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=20, check=False
+        command,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env={**os.environ, "PATH": PATH},
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip() or done.returncode}"
 
