@@ -9,7 +9,6 @@ Source: architecture.md; commands.md, outrelay-agent.
 from __future__ import annotations
 
 import asyncio
-import os
 from asyncio import TaskGroup
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
@@ -36,7 +35,6 @@ from outrelay.lib.transport.quic import QuicEndpoint
 log = logs.get_logger(__name__)
 
 ANYWHERE = ("::", 0)
-INSTANCE_SIZE = 16
 
 
 async def run(options: AgentOptions, stop: asyncio.Event) -> None:
@@ -107,7 +105,6 @@ async def serve(
             uplink = Uplink(
                 options,
                 identity=identity,
-                instance=os.urandom(INSTANCE_SIZE),
                 dialer=dialer,
                 take=provider.take,
                 is_busy=lambda: bool(streams),

@@ -20,11 +20,11 @@ from typing import Protocol, TypeVar
 from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent.options import Limits
+from outrelay.agent.session.greeting import DEREGISTER, greet
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
     ProtocolError,
-    Refused,
     RejectCode,
     RemoteProtocolError,
     Reset,
@@ -37,19 +37,10 @@ from outrelay.lib.service import cause_of
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader, FrameWriter, message_of
-from outrelay.lib.values import address_text
 
 log = logs.get_logger(__name__)
 
-DEREGISTER = "deregister/1"
-
-CAPABILITIES = (DEREGISTER,)
-"""What we offer in HELLO."""
-
 _Answer = TypeVar("_Answer")
-
-_REFUSALS = frozenset({ErrorCode.DENIED, ErrorCode.PROTOCOL, ErrorCode.REPLACED})
-"""Codes of a connection closed instead of HELLO_ACK that say: do not try again."""
 
 Ready = orp.StreamReady | Closed
 """What whoever waits for STREAM_READY gets."""
@@ -101,23 +92,7 @@ class Session:
         Raises:
             Refused: The relay refused us or did not answer.
         """
-        peer = address_text(connection.peer_address)
-        try:
-            async with asyncio.timeout(limits.hello):
-                control = await connection.open_stream()
-                reader, writer = FrameReader(control), FrameWriter(control)
-                await writer.send(FrameType.HELLO, hello)
-                ack = await reader.expect(FrameType.HELLO_ACK, orp.HelloAck)
-        except Closed as closed:
-            reason = f"the relay refused us: {closed}"
-            raise Refused(peer, reason, final=closed.code in _REFUSALS) from closed
-        except (ProtocolError, Reset, TimeoutError) as error:
-            connection.close(ErrorCode.PROTOCOL, "no HELLO_ACK")
-            reason = str(error) or f"no HELLO_ACK within {limits.hello:g} s"
-            raise Refused(peer, reason) from error
-        except BaseException:
-            connection.close()
-            raise
+        reader, writer, ack = await greet(connection, hello, limits.hello)
         return cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
 
     @property

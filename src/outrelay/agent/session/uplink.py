@@ -18,8 +18,9 @@ from typing import Never
 
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions
+from outrelay.agent.session.greeting import hello_of
 from outrelay.agent.session.registration import register_all
-from outrelay.agent.session.session import CAPABILITIES, Session
+from outrelay.agent.session.session import Session
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
@@ -30,15 +31,12 @@ from outrelay.lib.errors import (
 )
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.observe import logs
-from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Address, Connection, Dialer, Stream
 from outrelay.lib.transport.dial import Attempt, Backoff, dial, race
 from outrelay.lib.values import address_text
 
 log = logs.get_logger(__name__)
-
-PROTOCOL_VERSION = "orp/1"
 
 DIAL_FIRST = 2.0
 DIAL_MOST = 5.0
@@ -90,7 +88,6 @@ class Uplink:
     Args:
         options: Relays, services and limits.
         identity: Ours.
-        instance: 16 random bytes, drawn once per process.
         dialer: Connects to relays.
         take: Gets every stream a relay opens.
         is_busy: Whether streams are alive.
@@ -101,19 +98,13 @@ class Uplink:
         options: AgentOptions,
         *,
         identity: Identity,
-        instance: bytes,
         dialer: Dialer,
         take: Callable[[Session, Stream], None],
         is_busy: Callable[[], bool],
     ) -> None:
         self._options = options
         self._identity = identity
-        self._hello = orp.Hello(
-            protocol_version=PROTOCOL_VERSION,
-            agent_uri=identity.uri,
-            capabilities=CAPABILITIES,
-            instance=instance,
-        )
+        self._hello = hello_of(identity)
         self._dialer = dialer
         self.take = take
         self._is_busy = is_busy
