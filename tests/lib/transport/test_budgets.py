@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrelay.lib.transport.quic.budgets import Budgets, source_of
+from outrelay.lib.transport.budgets import Budgets, source_of
 
 NOW = 1000.0
 

@@ -2,7 +2,7 @@
 
 Words: a *source* is what one party usually has: an IPv4 address, the /64 network of an IPv6
 address. Many agents may sit behind one, so a source that is out of budget is not refused: it
-asks again, as QUIC clients do, and gets in when it has budget again.
+asks again, as clients do, and gets in when it has budget again.
 
 Invariant: what is remembered is bounded, by the handshakes under way and by ``Rates``.
 """
