@@ -17,9 +17,7 @@ Source: protocol.md section 5.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from dataclasses import dataclass
 
 from outrelay.lib.errors import (
     Closed,
@@ -33,36 +31,25 @@ from outrelay.lib.errors import (
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.lib.observe.throttle import Throttle
-from outrelay.lib.orp.frame import Frame, FrameType, encode
-from outrelay.lib.orp.types import decode
+from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import P2PMode, RelayMode, Verdict
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.audit.trail import Trail
-from outrelay.relay.call import Call, is_method, is_service_name
+from outrelay.relay.call import Call
 from outrelay.relay.clock import unix_ms
 from outrelay.relay.directory import Directory
+from outrelay.relay.edge.announce import announce
+from outrelay.relay.edge.invite import invite
+from outrelay.relay.edge.request import Request, read_request
 from outrelay.relay.edge.session import Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.policy.judge import Judge
-from outrelay.relay.splice import CONSUMER, PROVIDER, Ending, Leg, Splice
+from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
-
-LONGEST_REASON = 512
-"""Characters of a provider's reason that are passed on."""
-
-REJECT_CODES = frozenset(RejectCode)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """An OPEN_STREAM: the call, and the id by which the consumer knows it (0: by none)."""
-
-    call: Call
-    consumers_id: int
 
 
 class Opener:
@@ -117,25 +104,12 @@ class Opener:
         else:
             await self._open(session, leg, request)
 
-    # ---- the request ---------------------------------------------------------------------
-
-    async def _read_request(self, session: Session, leg: Leg) -> _Request:
+    async def _read_request(self, session: Session, leg: Leg) -> Request:
         frames = FrameReader(leg.stream, self._limits.frame_bytes)
         async with asyncio.timeout(self._limits.open_timeout):
-            frame = await frames.next_frame()
-        if frame is None:
-            raise RemoteProtocolError("ended before its first frame")
-        message = _open_stream(frame)
+            request = await read_request(frames, session)
         leg.early = frames.rest()
-        _check(message, session)
-        call = Call(
-            tenant=session.tenant,
-            caller=session.uri,
-            service=message.target_service,
-            method=message.method,
-            stream_id=message.stream_id or _draw_id(),
-        )
-        return _Request(call=call, consumers_id=message.stream_id)
+        return request
 
     # ---- the decision --------------------------------------------------------------------
 
@@ -172,7 +146,7 @@ class Opener:
 
     # ---- from the decision to the end ----------------------------------------------------
 
-    async def _open(self, session: Session, leg: Leg, request: _Request) -> None:
+    async def _open(self, session: Session, leg: Leg, request: Request) -> None:
         call = request.call
         try:
             pair, verdict = self._decide(session, call)
@@ -183,7 +157,7 @@ class Opener:
                 pair.splice = Splice(
                     leg, providers_leg, self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
                 )
-                _announce(pair, request.consumers_id, verdict)
+                announce(pair, request.consumers_id, verdict)
                 await self._splice(pair, pair.splice, verdict)
         except StreamRejected as refusal:
             self._trail.rejected(call, str(refusal))
@@ -194,36 +168,11 @@ class Opener:
         limit = self._limits.open_timeout
         try:
             async with asyncio.timeout(limit):
-                leg = Leg(await pair.provider.connection.open_stream(), PROVIDER)
-                await self._ask(pair.call, leg)
-                return leg
+                return await invite(pair.provider, pair.call, self._limits.frame_bytes)
         except TimeoutError:
             raise StreamRejected(
                 RejectCode.TIMEOUT, f"the provider did not answer within {limit:g} s"
             ) from None
-        except (TransportError, RemoteProtocolError) as error:
-            raise StreamRejected(RejectCode.UNREACHABLE, f"the provider: {error}") from error
-
-    async def _ask(self, call: Call, leg: Leg) -> None:
-        """Send INCOMING_STREAM and take the answer; a leg that is not accepted is ended."""
-        incoming = orp.IncomingStream(
-            target_service=call.service,
-            method=call.method,
-            source_agent_uri=call.caller,
-            stream_id=call.stream_id,
-        )
-        frames = FrameReader(leg.stream, self._limits.frame_bytes)
-        try:
-            await leg.stream.write(encode(FrameType.INCOMING_STREAM, incoming))
-            _check_answer(await frames.next_frame())
-        except StreamRejected:
-            leg.stream.finish()
-            leg.stream.stop(ErrorCode.CANCELLED)
-            raise
-        except BaseException:
-            leg.abandon(ErrorCode.CANCELLED)
-            raise
-        leg.early = frames.rest()
 
     async def _splice(self, pair: Pair, splice: Splice, verdict: Verdict) -> None:
         call, provider = pair.call, pair.provider.uri
@@ -292,36 +241,6 @@ class Opener:
             leg.stream.stop(ErrorCode.CANCELLED)
 
 
-def _open_stream(frame: Frame) -> orp.OpenStream:
-    """The first frame of a data stream, or the error it is: protocol.md sections 2 and 3."""
-    if frame.type not in FrameType.__members__.values():
-        raise RemoteProtocolError(f"unknown frame {frame.name}")
-    if frame.type != FrameType.OPEN_STREAM:
-        raise StreamRejected(
-            RejectCode.MALFORMED, f"a stream begins with OPEN_STREAM, not {frame.name}"
-        )
-    try:
-        message = decode(frame)
-    except RemoteProtocolError as error:
-        raise StreamRejected(RejectCode.MALFORMED, str(error)) from error
-    assert isinstance(message, orp.OpenStream)
-    return message
-
-
-def _check(message: orp.OpenStream, session: Session) -> None:
-    if not is_service_name(message.target_service):
-        raise StreamRejected(RejectCode.MALFORMED, "target_service is not a service's name")
-    if not is_method(message.method):
-        raise StreamRejected(RejectCode.MALFORMED, "method is not printable, or too long")
-    if message.stream_id == 0 and not session.plain:
-        raise StreamRejected(RejectCode.MALFORMED, "stream_id is 0")
-
-
-def _draw_id() -> int:
-    """An id for the stream of a consumer that gave none."""
-    return secrets.randbelow(2**64 - 1) + 1
-
-
 def _check_modes(verdict: Verdict) -> None:
     """Policy's promises about the path: kept, or the stream is refused."""
     if verdict.p2p_mode is P2PMode.REQUIRED:
@@ -334,44 +253,11 @@ def _check_modes(verdict: Verdict) -> None:
         )
 
 
-def _check_answer(frame: Frame | None) -> None:
-    """Return when the provider accepts.
-
-    Raises:
-        StreamRejected: It does not.
-        RemoteProtocolError: It said something else, or nothing.
-    """
-    if frame is None:
-        raise RemoteProtocolError("ended the stream without an answer")
-    message = decode(frame)
-    if isinstance(message, orp.StreamAccept):
-        return
-    if not isinstance(message, orp.StreamReject):
-        raise RemoteProtocolError(f"answered with {frame.name}")
-    code = message.code if message.code in REJECT_CODES else RejectCode.REJECTED
-    raise StreamRejected(code, message.reason[:LONGEST_REASON] or "rejected by the provider")
-
-
 def _check_revoked(pair: Pair, providers_leg: Leg) -> None:
     """Policy may have changed while the provider was asked."""
     if pair.revoked:
         providers_leg.abandon(ErrorCode.DENIED)
         raise StreamRejected(RejectCode.DENIED, pair.revoked)
-
-
-def _announce(pair: Pair, consumers_id: int, verdict: Verdict) -> None:
-    """Send both agents STREAM_READY."""
-    sides = (
-        (pair.provider, pair.consumer, pair.call.stream_id),
-        (pair.consumer, pair.provider, consumers_id),
-    )
-    for session, peer, stream_id in sides:
-        ready = orp.StreamReady(stream_id=stream_id)
-        if not session.plain:
-            ready.peer_agent_uri = peer.uri
-            ready.p2p_mode = orp.P2PMode.ValueType(verdict.p2p_mode)
-            ready.peer_features.extend(peer.capabilities)
-        session.send(FrameType.STREAM_READY, ready)
 
 
 def _result(ending: Ending) -> str:
