@@ -20,8 +20,9 @@ from outrelay.lib.identity.issue import new_key
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic import NO_HANDSHAKE, QuicEndpoint, Refusal
+from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
 from tests.lib.transport.carriers import LOOPBACK, PKI, join
 from tests.support.hostile_quic import (
     Hello,

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from outrelay.lib.observe.metrics import CarrierMetrics
 from outrelay.lib.observe.throttle import Throttle
-from outrelay.lib.transport.quic import Cause, Refusal
+from outrelay.lib.transport.refusal import Cause, Refusal
 from outrelay.relay.edge.refusals import Refusals
 from tests.support.events import events
 

@@ -34,7 +34,7 @@ class CarrierMetrics:
     """Connections: relay and agent.
 
     Labels: ``role`` of the peer, ``carrier`` as ``Connection.carrier``; ``reason`` a phrase
-    of our own, never the peer's text: a ``transport.quic.Cause``, of connections a
+    of our own, never the peer's text: a ``transport.refusal.Cause``, of connections a
     lower-case name of ErrorCode.
     """
 

@@ -21,6 +21,7 @@ Invariants every carrier keeps (one contract suite tests them all):
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from outrelay.lib.errors import Closed, ErrorCode
@@ -34,6 +35,19 @@ WRITE_BUFFER = 256 * 1024
 
 READ_SIZE = 256 * 1024
 """A read size that suits every carrier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end, verified.
+
+    Args:
+        identity: What its certificate says.
+        expires: When that ends, seconds since the epoch.
+    """
+
+    identity: Identity
+    expires: float
 
 
 class Stream(Protocol):

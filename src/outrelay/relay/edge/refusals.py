@@ -5,7 +5,7 @@ from __future__ import annotations
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import CarrierMetrics
 from outrelay.lib.observe.throttle import Throttle
-from outrelay.lib.transport.quic import NO_HANDSHAKE, Refusal
+from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
 from outrelay.lib.values import address_text
 
 log = get_logger(__name__)

@@ -8,9 +8,10 @@ import pytest
 
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic import engine_aioquic
-from outrelay.lib.transport.quic.engine import Cause, EventKind
+from outrelay.lib.transport.quic.engine import EventKind
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.header import parse_header
+from outrelay.lib.transport.refusal import Cause
 from tests.lib.transport.quic.engines import agent, relay
 from tests.support.hostile_quic import Hello, is_retry
 from tests.support.virtual_quic import Datagram, End, Host, Network

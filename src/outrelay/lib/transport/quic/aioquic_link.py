@@ -9,11 +9,12 @@ from aioquic.quic import events as quic_events
 from aioquic.quic.packet import QuicErrorCode
 
 from outrelay.lib.errors import ErrorCode
-from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.carrier import Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, IDLE_TIMEOUT, CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
-from outrelay.lib.transport.quic.engine import Cause, Event, EventKind, Peer
+from outrelay.lib.transport.quic.engine import Event, EventKind
 from outrelay.lib.transport.quic.strangers import Admission
+from outrelay.lib.transport.refusal import Cause
 
 NO_ANSWER = "no answer in time"
 """Why a handshake was given up."""

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError, Reset, TransportError
 from outrelay.lib.identity.uri import Identity
-from outrelay.lib.transport.carrier import READ_SIZE, Address
-from outrelay.lib.transport.quic.engine import STREAMS, Engine, Event, EventKind, Peer
+from outrelay.lib.transport.carrier import READ_SIZE, Address, Peer
+from outrelay.lib.transport.quic.engine import STREAMS, Engine, Event, EventKind
 
 
 class QuicStream:

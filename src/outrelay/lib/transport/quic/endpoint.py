@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from outrelay.lib.errors import Closed, ConfigError, ErrorCode, LocalProtocolError, Refused
 from outrelay.lib.identity.certs import Credentials, Trust
@@ -25,11 +25,11 @@ from outrelay.lib.transport.quic.engine import (
     EngineOptions,
     Event,
     EventKind,
-    Refusal,
     Transmit,
 )
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.udp import UdpSocket
+from outrelay.lib.transport.refusal import OnRefused, Refusal
 
 RECEIVE_BUDGET = 192 * 1024
 """Bytes taken from the socket before the tasks they woke get their turn."""
@@ -40,8 +40,6 @@ BACKLOG = 1024
 TICK = 1.0
 PING_IDLE = 3
 """Ticks between keep-alives of a dialled connection without streams; with some: every one."""
-
-OnRefused = Callable[[Refusal], None]
 
 
 class QuicEndpoint:

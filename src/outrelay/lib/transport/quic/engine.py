@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from outrelay.lib.identity.certs import Credentials, Trust
-from outrelay.lib.identity.uri import Identity, Role
-from outrelay.lib.transport.carrier import Address
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.transport.carrier import Address, Peer
+from outrelay.lib.transport.refusal import Cause, Refusal
 
 STREAM_WINDOW = 1 << 20
 """Initial credit of a stream, bytes."""
@@ -68,43 +69,6 @@ class EventKind(IntEnum):
     REFUSED = 8  # cause, reason, final: a handshake failed; address says whose
     LOST = 9  # code, reason, by_peer, timed_out
     DRAINED = 10
-
-
-class Cause(StrEnum):
-    """Why somebody was turned away: a small set, fit for a metric's label."""
-
-    CERTIFICATE = "certificate"
-    ALPN = "alpn"
-    HANDSHAKE = "handshake"  # anything else that is wrong with it
-    TIMEOUT = "timeout"
-    PEER = "peer"  # it would not have us
-    PROOF = "proof"  # the proof of an address is not ours, or too old
-    SOURCE_LIMIT = "source limit"  # too many handshakes of its address
-    LIMIT = "limit"  # too many handshakes of everybody
-    VERSION = "version"
-    FORGOTTEN = "forgotten"  # a packet of a connection that is not here (any more)
-    NOISE = "noise"
-
-
-NO_HANDSHAKE = frozenset({Cause.PROOF, Cause.VERSION, Cause.FORGOTTEN, Cause.NOISE})
-"""Causes of single datagrams that tried to begin no connection with us."""
-
-
-class Refusal(NamedTuple):
-    """Somebody was turned away, ``times`` times; the last one came from ``address``."""
-
-    cause: Cause
-    address: Address
-    reason: str = ""
-    times: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """Who is at the other end, verified."""
-
-    identity: Identity
-    expires: float
 
 
 class Event(NamedTuple):

@@ -26,23 +26,21 @@ from cryptography import x509
 from outrelay.lib.errors import IdentityError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
-from outrelay.lib.transport.carrier import WRITE_BUFFER, Address
+from outrelay.lib.transport.carrier import WRITE_BUFFER, Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
 from outrelay.lib.transport.quic.aioquic_link import NO_ANSWER, Link
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
-    Cause,
     EngineOptions,
     Event,
-    Peer,
-    Refusal,
     Transmit,
 )
 from outrelay.lib.transport.quic.header import CID_LENGTH, Header, parse_header
 from outrelay.lib.transport.quic.reset import StatelessResets, is_reset
 from outrelay.lib.transport.quic.segments import segment, split
 from outrelay.lib.transport.quic.strangers import VERSION, Admission, Strangers
+from outrelay.lib.transport.refusal import Cause, Refusal
 
 _log = logging.getLogger(__name__)
 

@@ -27,9 +27,10 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from outrelay.lib.transport.budgets import Budgets, source_of
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic.engine import Cause, EngineOptions, Refusal, Transmit
+from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
 from outrelay.lib.transport.quic.header import CID_LENGTH, Header
 from outrelay.lib.transport.quic.reset import StatelessResets
+from outrelay.lib.transport.refusal import Cause, Refusal
 
 VERSION = QuicProtocolVersion.VERSION_1
 
