@@ -69,6 +69,9 @@ class FakeController:
     refuses: Callable[[audit_pb2.AuditEvent], bool]
     """Which events it takes for malformed."""
 
+    rows: list[registry_pb2.Provider]
+    """What Resolve answers, whatever is asked for."""
+
     loses_answers: bool
     """Whether the next batch is stored without saying so."""
 
@@ -80,6 +83,7 @@ class FakeController:
         self.metadata: dict[str, dict[str, str]] = {}
         self.stored: dict[str, audit_pb2.AuditEvent] = {}
         self.refuses = lambda _event: False
+        self.rows = []
         self.loses_answers = False
         self._watchers: defaultdict[str, set[asyncio.Queue[Message | None]]] = defaultdict(set)
 
@@ -122,6 +126,7 @@ class FakeController:
                 "UpsertRelay": self._unary(
                     registry_pb2.UpsertRelayRequest, registry_pb2.UpsertRelayResponse
                 ),
+                "Resolve": self._unary(registry_pb2.ResolveRequest, registry_pb2.ResolveResponse),
                 "Watch": self._watch("directory", registry_pb2.WatchRequest),
             },
             "Policy": {"Watch": self._watch("policy", policy_pb2.WatchPoliciesRequest)},
@@ -146,7 +151,10 @@ class FakeController:
             await self._admit(type(message).__name__.removesuffix("Request"), message, context)
             if isinstance(message, audit_pb2.RecordAuditRequest):
                 self.stored[message.event.event_id] = message.event
-            return response()
+            answered = response()
+            if isinstance(answered, registry_pb2.ResolveResponse):
+                answered.providers.extend(self.rows)
+            return answered
 
         return grpc.unary_unary_rpc_method_handler(
             answer,

@@ -129,6 +129,10 @@ async def relay_rooms(
     roster = Roster(limits.connections_per_agent)
     directory = Directory(roster)
     judge = Judge(metrics.policy, allow_all=allow_all)
+
+    async def elsewhere(tenant: str, name: str) -> set[str]:
+        return directory.relays_of(tenant, name)
+
     if rules is not None:
         judge.replace(PolicySet(rules))
     pairs = Pairs(limits.streams_per_agent)
@@ -145,6 +149,7 @@ async def relay_rooms(
         opener=Opener(
             relay_id="r1",
             directory=directory,
+            elsewhere=elsewhere,
             judge=judge,
             pairs=pairs,
             trail=trail,

@@ -43,6 +43,7 @@ from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.policy.watch import PolicyWatch
 from outrelay.relay.registrations import Registrations
+from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
 from outrelay.relay.stalls import Stalls
 
@@ -161,6 +162,7 @@ class Relay:
         opener = Opener(
             relay_id=relay_id,
             directory=directory,
+            elsewhere=Resolver(controller, directory, options.region).relays_of,
             judge=self._judge,
             pairs=self._pairs,
             trail=self._trail,

@@ -37,6 +37,8 @@ class Directory:
         self._on_change: Callable[[str], None] = _nobody
         self._attached: dict[str, dict[str, None]] = {}
         self._copy: Copy = {}
+        self.complete = False
+        """Whether the copy is all that the registry has."""
 
     def subscribe(self, on_change: Callable[[str], None]) -> None:
         """Tell ``on_change`` the URI of each agent whose offers here change."""
@@ -104,8 +106,14 @@ class Directory:
         return {row.relay_id for row in rows.values()}
 
     def replace(self, copy: Copy) -> None:
-        """Hold exactly these rows, in one step."""
+        """Hold exactly these rows, in one step: they are all there are."""
         self._copy = copy
+        self.complete = True
+
+    def forget(self) -> None:
+        """Hold no rows: nobody will tell how they change."""
+        self._copy = {}
+        self.complete = False
 
     def add(self, row: registry.Provider) -> None:
         """Hold a row, in the place of the agent's earlier one."""

@@ -299,3 +299,16 @@ async def test_an_idle_connection_takes_three_tasks() -> None:
             await relay.agent(AGENT_A)
 
         assert len(asyncio.all_tasks()) - before == 3 * 50
+
+
+async def test_the_roster_tells_when_a_tenant_comes_and_goes() -> None:
+    async with relay_rooms() as relay:
+        told: list[set[str]] = []
+        relay.roster.subscribe(lambda: told.append(set(relay.roster.tenants)))
+        for agent in (AGENT_A, AGENT_A, AGENT_B, STRANGER):
+            await relay.agent(agent, instance=ONE)
+        for session in list(relay.roster):
+            relay.roster.leave(session)
+            relay.roster.leave(session)  # which is no harm
+
+        assert told == [{"acme"}, {"acme", "globex"}, {"globex"}, set()]

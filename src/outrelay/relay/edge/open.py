@@ -8,8 +8,9 @@
     <- STREAM_READY      STREAM_READY --------------> (both on the control streams)
     <========= raw bytes, both ways =========>
 
-Invariants: no decision waits for the controller; a consumer learns nothing of other
-tenants; every decision is recorded, and one that cannot be recorded is no.
+Invariants: no decision waits for the controller (a refusal may: nobody is attached here who
+offers the service, and the copy of the registry is not complete); a consumer learns nothing of
+other tenants; every decision is recorded, and one that cannot be recorded is no.
 
 Source: protocol.md section 5.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from outrelay.lib.errors import (
     Closed,
@@ -51,6 +53,9 @@ from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
 
+Elsewhere = Callable[[str, str], Awaitable[set[str]]]
+"""The ids of the relays behind which a tenant's service is."""
+
 
 class Opener:
     """Serves the data streams that agents open.
@@ -58,6 +63,7 @@ class Opener:
     Args:
         relay_id: This relay's.
         directory: Who offers what.
+        elsewhere: Asked behind which relays a service is that nobody offers here.
         judge: What policy says.
         pairs: The streams carried.
         trail: Where everything is recorded.
@@ -70,6 +76,7 @@ class Opener:
         *,
         relay_id: str,
         directory: Directory,
+        elsewhere: Elsewhere,
         judge: Judge,
         pairs: Pairs,
         trail: Trail,
@@ -78,6 +85,7 @@ class Opener:
     ) -> None:
         self._relay_id = relay_id
         self._directory = directory
+        self._elsewhere = elsewhere
         self._judge = judge
         self._pairs = pairs
         self._trail = trail
@@ -113,19 +121,19 @@ class Opener:
 
     # ---- the decision --------------------------------------------------------------------
 
-    def _decide(self, session: Session, call: Call) -> tuple[Pair, Verdict]:
-        """Who is to serve the call, or StreamRejected; nothing here waits."""
+    async def _decide(self, session: Session, call: Call) -> tuple[Pair, Verdict]:
+        """Who is to serve the call, without waiting; or StreamRejected."""
         self._pairs.check(call)
         if self._trail.full:
             raise StreamRejected(RejectCode.LIMIT, "the relay's audit queue is full")
         verdict = self._judge.judge_caller(call)
         if not verdict.allow:
             raise StreamRejected(RejectCode.DENIED, self._judge.count(verdict).reason)
-        provider, verdict = self._choose(call, verdict)
+        provider, verdict = await self._choose(call, verdict)
         _check_modes(self._judge.count(verdict))
         return Pair(call=call, consumer=session, provider=provider), verdict
 
-    def _choose(self, call: Call, caller_side: Verdict) -> tuple[Session, Verdict]:
+    async def _choose(self, call: Call, caller_side: Verdict) -> tuple[Session, Verdict]:
         """The next provider in turn that may offer the service and takes this caller."""
         denied: Verdict | None = None
         for provider in self._directory.providers(call.tenant, call.service):
@@ -137,7 +145,7 @@ class Opener:
             denied = verdict
         if denied is not None:
             raise StreamRejected(RejectCode.DENIED, self._judge.count(denied).reason)
-        if others := self._directory.relays_of(call.tenant, call.service) - {self._relay_id}:
+        if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
             raise StreamRejected(
                 RejectCode.UNREACHABLE,
                 f"its providers are attached to other relays: {', '.join(sorted(others))}",
@@ -149,7 +157,7 @@ class Opener:
     async def _open(self, session: Session, leg: Leg, request: Request) -> None:
         call = request.call
         try:
-            pair, verdict = self._decide(session, call)
+            pair, verdict = await self._decide(session, call)
             with self._pairs.holding(pair):
                 providers_leg = await self._invite(pair)
                 _check_revoked(pair, providers_leg)

@@ -9,7 +9,8 @@ Source: protocol.md section 4.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -113,9 +114,20 @@ class Roster:
     def __init__(self, per_agent: int) -> None:
         self._per_agent = per_agent
         self._agents: dict[str, list[Session]] = {}
+        self._present: Counter[str] = Counter()
+        self._on_tenants: Callable[[], None] = _nobody
 
     def __iter__(self) -> Iterator[Session]:
         return (session for sessions in self._agents.values() for session in sessions)
+
+    @property
+    def tenants(self) -> Set[str]:
+        """Those that have an agent here."""
+        return self._present.keys()
+
+    def subscribe(self, on_tenants: Callable[[], None]) -> None:
+        """Call ``on_tenants`` when a tenant's first agent has come, or its last one has left."""
+        self._on_tenants = on_tenants
 
     def of(self, uri: str) -> list[Session]:
         """The sessions of an agent, the newest last."""
@@ -134,6 +146,8 @@ class Roster:
         elif len(sessions) >= self._per_agent:
             raise RemoteProtocolError("too many connections of this agent", ErrorCode.LIMIT)
         sessions.append(session)
+        if replaced is None:
+            self._count(session.tenant, 1)
         return replaced
 
     def leave(self, session: Session) -> None:
@@ -141,8 +155,21 @@ class Roster:
         sessions = self._agents.get(session.uri, [])
         if session in sessions:
             sessions.remove(session)
+            self._count(session.tenant, -1)
         if not sessions:
             self._agents.pop(session.uri, None)
+
+    def _count(self, tenant: str, change: int) -> None:
+        before = tenant in self._present
+        self._present[tenant] += change
+        if not self._present[tenant]:
+            del self._present[tenant]
+        if before is not (tenant in self._present):
+            self._on_tenants()
+
+
+def _nobody() -> None:
+    """Nobody has subscribed."""
 
 
 def _same_process(one: Session, other: Session) -> bool:
