@@ -37,9 +37,10 @@ class Agent:
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
-    async def app(self, service: str = SERVICE) -> Tcp:
+    async def app(self, service: str = SERVICE, method: str = "") -> Tcp:
         """An application that has just connected."""
-        line = await self.seen.wait("listening", service=service)
+        names = Consume(service=service, method=method, bind=(HOST, 0)).names
+        line = await self.seen.wait("listening", **names)
         return await connect(parse_address(str(line["address"]))[1])
 
     async def ended(self) -> None:
@@ -72,7 +73,7 @@ class Place:
     async def agent(
         self,
         *,
-        consume: Sequence[str] = (),
+        consume: Sequence[str | Consume] = (),
         expose: Mapping[str, int] | None = None,
         options: AgentOptions = OPTIONS,
         dialer: Dialer | None = None,
@@ -80,14 +81,17 @@ class Place:
         """An agent that runs until the end of the context.
 
         Args:
-            consume: Services to listen for.
+            consume: Services to listen for; those without a method before the others.
             expose: Services to provide, and the ports of their backends.
             options: Everything else.
             dialer: Instead of one on the network.
         """
         options = replace(
             options,
-            consume=tuple(Consume(service=each, bind=(HOST, 0)) for each in consume),
+            consume=tuple(
+                each if isinstance(each, Consume) else Consume(service=each, bind=(HOST, 0))
+                for each in consume
+            ),
             expose=tuple(
                 Expose(service=name, target=(HOST, port)) for name, port in (expose or {}).items()
             ),

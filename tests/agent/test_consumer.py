@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from outrelay.agent import consumer, stream
-from outrelay.agent.options import Limits
+from outrelay.agent.options import Consume, Limits
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS, SERVICE, Place
+from tests.agent.tcp import HOST
 from tests.support.relay_peer import PROVIDER, read_all, read_exactly, reset_code
 
 pytestmark = pytest.mark.both_loops
@@ -35,6 +36,25 @@ async def test_bytes_pass_both_ways_until_both_ends(place: Place) -> None:
         assert (line["stream_id"], line["peer"]) == (name, PROVIDER)
         line = await place.seen.wait("stream ended", stream_id=name, reason="finished")
         assert (line["bytes_up"], line["bytes_down"]) == (7, 8)
+
+
+async def test_a_mapping_calls_by_its_method(place: Place) -> None:
+    writes = Consume(service=SERVICE, method="a/b", bind=(HOST, 0))
+    async with place.agent(consume=[SERVICE, writes]) as agent:
+        link = await place.relay.accept()
+        for method in ("", "a/b"):
+            with await agent.app(SERVICE, method) as app:
+                opened = await link.spliced()
+                assert (opened.service, opened.method) == (SERVICE, method)
+                await app.send(b"request")
+                assert await read_exactly(opened.stream, 7) == b"request"
+        line = await place.seen.wait("stream opened", count=2)
+        assert line["method"] == "a/b"
+        with await agent.app(SERVICE, "a/b") as app:
+            await (await link.opened()).reject(403, "no")
+            await app.until_reset()
+        line = await place.seen.wait("open refused", service=SERVICE, method="a/b")
+        assert "--method a/b --decision allow" in str(line["hint"])
 
 
 async def test_bytes_that_overtake_ready_are_delivered_after_it(place: Place) -> None:

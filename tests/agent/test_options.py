@@ -24,15 +24,19 @@ def test_expose(text: str, service: str, target: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "service", "bind"),
+    ("text", "service", "method", "bind"),
     [
-        ("db@127.0.0.1:15432", "db", ("127.0.0.1", 15432)),
-        ("a@b@localhost:1", "a@b", ("localhost", 1)),
-        ("db@[::1]:0", "db", ("::1", 0)),
+        ("db@127.0.0.1:15432", "db", "", ("127.0.0.1", 15432)),
+        ("a@b@localhost:1", "a@b", "", ("localhost", 1)),
+        ("db@[::1]:0", "db", "", ("::1", 0)),
+        ("db/read@127.0.0.1:1", "db", "read", ("127.0.0.1", 1)),
+        ("db/a/b@c//@[::1]:1", "db", "a/b@c//", ("::1", 1)),
+        (f"db/{'m' * 255}@a:1", "db", "m" * 255, ("a", 1)),
+        ("a@b/GET *@a:1", "a@b", "GET *", ("a", 1)),
     ],
 )
-def test_consume(text: str, service: str, bind: tuple[str, int]) -> None:
-    consume = Consume(service=service, bind=bind)
+def test_consume(text: str, service: str, method: str, bind: tuple[str, int]) -> None:
+    consume = Consume(service=service, method=method, bind=bind)
     assert parse_consume(text) == consume
     assert str(consume) == f"--consume {text}"
 
@@ -58,6 +62,13 @@ def test_a_wrong_expose_says_how_to_write_it(text: str, says: str) -> None:
         ("db", "has no address to listen on; write it like db@127.0.0.1:5432"),
         ("db@127.0.0.1", "is not an address"),
         ("@127.0.0.1:1", "cannot name a service"),
+        ("db/read", "has no address to listen on"),
+        ("db/read@127.0.0.1", "is not an address"),
+        ("/read@127.0.0.1:1", "cannot name a service"),
+        ("db/@127.0.0.1:1", "'' cannot be a method; .*leave the slash out"),
+        ("db/re\nad@127.0.0.1:1", "cannot be a method"),
+        (f"db/{'m' * 256}@a:1", "use 1 to 255 printable characters"),
+        ("db/REGISTER@127.0.0.1:1", "REGISTER is exposing a service"),
     ],
 )
 def test_a_wrong_consume_says_how_to_write_it(text: str, says: str) -> None:

@@ -64,6 +64,7 @@ class Opened:
     stream: Stream
     stream_id: int
     service: str
+    method: str = ""
 
     async def reject(self, code: int, reason: str) -> None:
         """Refuse it as relays do: one frame, then the end."""
@@ -133,7 +134,7 @@ class Link:
         assert frame is not None
         assert frame.type == FrameType.OPEN_STREAM
         message = message_of(frame, orp.OpenStream)
-        return Opened(stream, message.stream_id, message.target_service)
+        return Opened(stream, message.stream_id, message.target_service, message.method)
 
     async def spliced(self) -> Opened:
         """The next stream the agent opens, ready for its bytes."""

@@ -111,7 +111,9 @@ async def serve(
             )
             consumer = Consumer(identity, uplink, streams, watch, options.limits, metrics)
             accepting = [
-                spawn(group, each.run(consumer.take), name=f"agent: listen for {each.service}")
+                spawn(
+                    group, each.run(consumer.take), name=f"agent: listen for {each.consume.service}"
+                )
                 for each in listeners
             ]
             connecting = spawn(group, uplink.run(), name="agent: uplink")

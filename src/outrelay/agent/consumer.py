@@ -10,7 +10,7 @@ from asyncio import Future
 from contextlib import suppress
 
 from outrelay.agent import hints
-from outrelay.agent.options import Limits
+from outrelay.agent.options import Consume, Limits
 from outrelay.agent.session.session import Ready, Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.sockets import abort
@@ -65,38 +65,45 @@ class Consumer:
         self._metrics = metrics
         self._throttle = Throttle()
 
-    def take(self, sock: socket.socket, service: str) -> None:
+    def take(self, sock: socket.socket, consume: Consume) -> None:
         """Serve an application's new connection; ``sock`` is ours from now on."""
         if self._streams.full:
-            self._refuse(service, StreamRejected(RejectCode.LIMIT, "--max-streams is reached"))
+            self._refuse(consume, StreamRejected(RejectCode.LIMIT, "--max-streams is reached"))
             abort(sock)
         else:
-            self._streams.start(self._serve(sock, service), name=f"agent: stream to {service}")
+            work = self._serve(sock, consume)
+            self._streams.start(work, name=f"agent: stream to {consume.service}")
 
-    async def _serve(self, sock: socket.socket, service: str) -> None:
+    async def _serve(self, sock: socket.socket, consume: Consume) -> None:
         try:
-            await self._connect(sock, service)
+            await self._connect(sock, consume)
         except StreamRejected as rejected:
-            self._refuse(service, rejected)
+            self._refuse(consume, rejected)
         except OSError:
-            log.info("open given up", service=service, reason="the application is gone")
+            self._throttle.write(
+                log.info,
+                "open given up",
+                cause=consume,
+                reason="the application is gone",
+                **consume.names,
+            )
         finally:
             abort(sock)
 
-    def _refuse(self, service: str, rejected: StreamRejected) -> None:
+    def _refuse(self, consume: Consume, rejected: StreamRejected) -> None:
         """Tell why an application's connection is closed; the application itself learns nothing."""
         self._metrics.ended.labels(_label(rejected.code)).inc()
         self._throttle.write(
             log.warning,
             "open refused",
-            cause=(service, rejected.code),
-            service=service,
+            cause=(consume, rejected.code),
+            **consume.names,
             code=rejected.code,
             reason=rejected.reason,
-            hint=hints.for_open(rejected.code, caller=self._identity, service=service),
+            hint=hints.for_open(rejected.code, caller=self._identity, consume=consume),
         )
 
-    async def _connect(self, sock: socket.socket, service: str) -> None:
+    async def _connect(self, sock: socket.socket, consume: Consume) -> None:
         """Open a stream and carry it; what failed before it was spliced may be tried again.
 
         Raises:
@@ -110,7 +117,7 @@ class Consumer:
             with self._streams.new_id() as stream_id, session.stream(stream_id) as ready:
                 try:
                     with self._watch.guard(sock):
-                        stream = await self._open(session, stream_id, service, ready)
+                        stream = await self._open(session, stream_id, consume, ready)
                 except Closed as closed:
                     await session.until_over()
                     failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
@@ -123,7 +130,7 @@ class Consumer:
         raise failure
 
     async def _open(
-        self, session: Session, stream_id: int, service: str, ready: Future[Ready]
+        self, session: Session, stream_id: int, consume: Consume, ready: Future[Ready]
     ) -> AgentStream:
         """A stream that is spliced.
 
@@ -133,13 +140,20 @@ class Consumer:
         """
         carrier = await session.open_stream()
         stream = AgentStream(
-            carrier, Side.CONSUMER, stream_id=stream_id, service=service, metrics=self._metrics
+            carrier,
+            Side.CONSUMER,
+            stream_id=stream_id,
+            service=consume.service,
+            method=consume.method,
+            metrics=self._metrics,
         )
         slack = 0.0 if session.is_plain else ANSWER_SLACK
         try:
             stream.advance(StreamInput.OPEN)
             with suppress(Reset):  # why the relay does not read on is what it has written
-                message = orp.OpenStream(target_service=service, stream_id=stream_id)
+                message = orp.OpenStream(
+                    target_service=consume.service, method=consume.method, stream_id=stream_id
+                )
                 await carrier.write(encode(FrameType.OPEN_STREAM, message))
             limit = self._limits.ready + slack
             await stream.until_ready(ready, limit, is_plain=session.is_plain)

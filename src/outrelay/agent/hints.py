@@ -5,8 +5,12 @@ Source: protocol.md section 3, reject codes.
 
 from __future__ import annotations
 
+import shlex
+
+from outrelay.agent.options import Consume
 from outrelay.lib.errors import RejectCode
 from outrelay.lib.identity.uri import Identity
+from outrelay.lib.policy import REGISTER
 
 FOR_RELAY = "relay and agent need one CA: check --cert, --key, --ca and --server-name"
 """When relay and agent do not accept each other's certificates."""
@@ -24,25 +28,26 @@ _HINTS = {
 }
 
 
-def for_open(code: int, *, caller: Identity, service: str) -> str:
-    """What to do when a stream to ``service`` was refused; empty for an unknown code."""
-    return _policy(caller, service) if code == RejectCode.DENIED else _hint(code)
+def for_open(code: int, *, caller: Identity, consume: Consume) -> str:
+    """What to do when a stream for ``consume`` was refused; empty for an unknown code."""
+    if code == RejectCode.DENIED:
+        return _policy(caller, consume.service, consume.method)
+    return _hint(code)
 
 
 def for_registration(code: int, *, agent: Identity, service: str) -> str:
     """What to do when the relay refused to register ``service``; empty for an unknown code."""
     if code == RejectCode.DENIED:
-        return _policy(agent, service, " --method REGISTER")
+        return _policy(agent, service, REGISTER)
     if code == RejectCode.LIMIT:
         return "this agent exposes more services than the relay takes; split them over agents"
     return _hint(code)
 
 
-def _policy(caller: Identity, service: str, method: str = "") -> str:
-    return (
-        f"if it should be allowed: outrelay-cli policy add --tenant {caller.realm}"
-        f" --caller {caller} --target {service}{method} --decision allow"
-    )
+def _policy(caller: Identity, service: str, method: str) -> str:
+    words = ["outrelay-cli", "policy", "add", "--tenant", caller.realm, "--caller", caller.uri]
+    words += ["--target", service, *(["--method", method] if method else [])]
+    return f"if it should be allowed: {shlex.join([*words, '--decision', 'allow'])}"
 
 
 def _hint(code: int) -> str:

@@ -1,7 +1,8 @@
 """What an agent is told to do: its options as values, and how people write them.
 
 Words: an agent *exposes* a service when it passes the service's streams on to a target, and
-*consumes* one when it listens at an address and opens a stream for every connection there.
+*consumes* one when it listens at an address and opens a stream for every connection there. A
+*method* is what a stream wants of the service: a word that policy decides by.
 
 Source: commands.md, outrelay-agent; protocol.md section 4 (names).
 """
@@ -13,11 +14,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.policy import REGISTER
 from outrelay.lib.values import Address, address_text, parse_address
 
 _SERVICE = re.compile(r"[!-.0-~]{1,255}")  # printable ASCII without space and slash
+
+LONGEST_METHOD = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +38,37 @@ class Expose:
     target: Address
 
 
+class Names(TypedDict):
+    """What a stream leads to, as log lines tell it: a method only where there is one."""
+
+    service: str
+    method: NotRequired[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consume:
     """A service this agent's applications use.
 
     Args:
         service: Its name.
+        method: What they want of it; empty: nothing in particular.
         bind: Where applications connect to; port 0 lets the system choose.
     """
 
     service: str
+    method: str = ""
     bind: Address
 
+    @property
+    def names(self) -> Names:
+        """What they get, as fields of a log line."""
+        if self.method:
+            return Names(service=self.service, method=self.method)
+        return Names(service=self.service)
+
     def __str__(self) -> str:
-        return f"--consume {self.service}@{address_text(self.bind)}"
+        slash = "/" if self.method else ""
+        return f"--consume {self.service}{slash}{self.method}@{address_text(self.bind)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +151,22 @@ def parse_expose(text: str) -> Expose:
 
 
 def parse_consume(text: str) -> Consume:
-    """The value of ``SERVICE@HOST:PORT``.
+    """The value of ``SERVICE@HOST:PORT`` or ``SERVICE/METHOD@HOST:PORT``.
+
+    The first slash ends the service's name, the last @ the method: a method may hold either.
 
     Raises:
         ValueError: It is none; the message says how to write it.
     """
-    service, at, bind = text.rpartition("@")
+    target, at, bind = text.rpartition("@")
     if not at:
         raise ValueError(f"{text!r} has no address to listen on; write it like db@127.0.0.1:5432")
-    return Consume(service=parse_service(service), bind=parse_address(bind))
+    service, slash, method = target.partition("/")
+    return Consume(
+        service=parse_service(service),
+        method=parse_method(method) if slash else "",
+        bind=parse_address(bind),
+    )
 
 
 def parse_service(text: str) -> str:
@@ -151,6 +180,22 @@ def parse_service(text: str) -> str:
             f"{text!r} cannot name a service; use 1 to 255 printable ASCII characters"
             " without slash and space"
         )
+    return text
+
+
+def parse_method(text: str) -> str:
+    """A method's name.
+
+    Raises:
+        ValueError: It is none; the message says what is.
+    """
+    if not 0 < len(text) <= LONGEST_METHOD or not text.isprintable():
+        raise ValueError(
+            f"{text!r} cannot be a method; use 1 to {LONGEST_METHOD} printable characters, as in"
+            " db/read@127.0.0.1:5432, or leave the slash out"
+        )
+    if text == REGISTER:
+        raise ValueError(f"{REGISTER} is exposing a service, not a method to call it by")
     return text
 
 

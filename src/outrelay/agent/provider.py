@@ -86,6 +86,7 @@ class Provider:
             Side.PROVIDER,
             stream_id=incoming.stream_id,
             service=incoming.target_service,
+            method=incoming.method,
             peer=incoming.source_agent_uri,
             metrics=self._metrics,
         )

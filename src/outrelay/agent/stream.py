@@ -92,6 +92,7 @@ class AgentStream:
         side: Whether the application is at our end, or the backend.
         stream_id: The consumer's number.
         service: What it leads to.
+        method: What is wanted of that; may be empty.
         peer: The agent at the far end, as far as it is known yet.
         metrics: Counts it.
     """
@@ -103,6 +104,7 @@ class AgentStream:
         *,
         stream_id: int,
         service: str,
+        method: str = "",
         peer: str = "",
         metrics: StreamMetrics,
     ) -> None:
@@ -110,6 +112,7 @@ class AgentStream:
         self.side = side
         self.stream_id = stream_id
         self.service = service
+        self.method = method
         self.peer = peer
         self.state = StreamState.INIT
         self._metrics = metrics
@@ -175,6 +178,8 @@ class AgentStream:
             on_received=received if is_consumer else sent,
         )
         line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
+        if self.method:
+            line = line.bind(method=self.method)
         line.info("stream opened", side=self.side.name.lower())
         metrics.opened.inc()
         held, self._held = bytes(self._held), bytearray()

@@ -20,17 +20,17 @@ ANY = Consume(service="db", bind=(HOST, 0))
 
 
 @pytest.mark.both_loops
-async def test_connections_are_handed_over_with_their_service(seen: Events) -> None:
+async def test_connections_are_handed_over_with_what_they_are_for(seen: Events) -> None:
     listener = ExplicitListener(ANY)
     port = listener.address[1]
-    taken: asyncio.Queue[tuple[socket.socket, str]] = asyncio.Queue()
+    taken: asyncio.Queue[tuple[socket.socket, Consume]] = asyncio.Queue()
     async with beside(listener.run(lambda *each: taken.put_nowait(each)), name="listen"):
         await seen.wait("listening", service="db", address=f"{HOST}:{port}")
         for _ in range(3):
             with await connect(port) as app:
-                sock, service = await taken.get()
+                sock, consume = await taken.get()
                 with sock:
-                    assert service == "db"
+                    assert consume is ANY
                     assert not sock.getblocking()
                     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                     assert sock.getpeername() == app.sock.getsockname()

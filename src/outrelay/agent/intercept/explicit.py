@@ -1,6 +1,6 @@
 """Explicit interception: applications connect to an address that stands for a service.
 
-Source: commands.md, ``--consume SVC@BIND``.
+Source: commands.md, ``--consume SVC@BIND`` and ``SVC/METHOD@BIND``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from outrelay.lib.values import Address, address_text
 
 log = logs.get_logger(__name__)
 
-Take = Callable[[socket.socket, str], None]
-"""Takes an application's connection, and the service it is meant for; it must not wait."""
+Take = Callable[[socket.socket, Consume], None]
+"""Takes an application's connection, and what it is meant for; it must not wait."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -28,17 +28,17 @@ PAUSE = 1.0
 
 
 class ExplicitListener:
-    """Listens for the applications of one service.
+    """Listens for the applications of one mapping.
 
     Args:
-        consume: The service, and where.
+        consume: What they get, and where.
 
     Raises:
         ConfigError: The address cannot be listened on.
     """
 
     def __init__(self, consume: Consume) -> None:
-        self.service = consume.service
+        self.consume = consume
         try:
             self._socket = listen(consume.bind)
         except OSError as error:
@@ -61,7 +61,7 @@ class ExplicitListener:
     async def run(self, take: Take) -> None:
         """Accept connections, for ever; cancelled, it listens no longer."""
         loop = asyncio.get_running_loop()
-        log.info("listening", address=address_text(self.address), service=self.service)
+        log.info("listening", address=address_text(self.address), **self.consume.names)
         try:
             while True:
                 try:
@@ -70,7 +70,8 @@ class ExplicitListener:
                     await self._failed(error)
                     continue
                 prepare(sock)
-                take(sock, self.service)
+                take(sock, self.consume)
+                await asyncio.sleep(0)  # an accept need not wait: others have their turn
         finally:
             self.close()
 
@@ -79,7 +80,7 @@ class ExplicitListener:
         if error.errno in _EXHAUSTED:
             log.error(
                 "no connection accepted",
-                service=self.service,
+                **self.consume.names,
                 error=error.strerror,
                 hint="raise the limit of open files (ulimit -n)",
             )
