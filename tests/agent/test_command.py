@@ -57,7 +57,7 @@ def test_every_flag(started: list[AgentOptions]) -> None:
         *("--uri", "outrelay://acme/agent/x", "--server-name", "relay.example"),
         *("--expose", "db=127.0.0.1:5432", "--expose", "web=localhost:80,cache=localhost:81"),
         *("--expose-service", "mail", "--expose-target", "localhost:25"),
-        *("--consume", "api@127.0.0.1:8080", "--intercept", "explicit"),
+        *("--consume", "api@127.0.0.1:8080,api/read@[::1]:1", "--intercept", "explicit"),
         *("--drain", "1m", "--max-streams", "7"),
     )
     assert result.exit_code == 0, result.output
@@ -74,7 +74,10 @@ def test_every_flag(started: list[AgentOptions]) -> None:
             Expose(service="cache", target=("localhost", 81)),
             Expose(service="mail", target=("localhost", 25)),
         ),
-        consume=(Consume(service="api", bind=("127.0.0.1", 8080)),),
+        consume=(
+            Consume(service="api", bind=("127.0.0.1", 8080)),
+            Consume(service="api", method="read", bind=("::1", 1)),
+        ),
         server_name="relay.example",
         drain=60.0,
         max_streams=7,
@@ -100,6 +103,7 @@ def test_flags_are_environment_variables(started: list[AgentOptions]) -> None:
     [
         (("--expose", "db"), 2, "write it like db=127.0.0.1:5432"),
         (("--consume", "db"), 2, "write it like db@127.0.0.1:5432"),
+        (("--consume", "db/@127.0.0.1:1"), 2, "db/read@127.0.0.1:5432"),
         (("--relay", "nowhere"), 2, "write it like 127.0.0.1:7443"),
         (("--max-streams", "0"), 2, "--max-streams"),
         (("--intercept", "tproxy"), 2, "--intercept"),
@@ -125,7 +129,7 @@ def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None
         words = line.split()
         if words and words[0] == "outrelay-agent":
             assert invoke(*words[1:]).exit_code == 0
-    assert len(started) == 2
+    assert len(started) == 3
 
 
 def test_check(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from outrelay.lib.options import (
 
 SERVICE = ParsedType("name", parse_service)
 EXPOSE = ParsedType("name=host:port", parse_expose)
-CONSUME = ParsedType("service@host:port", parse_consume)
+CONSUME = ParsedType("service[/method]@host:port", parse_consume)
 
 EXAMPLES = """
 # beside a database: offer it as "db"
@@ -40,6 +40,9 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # beside an application: what connects to 127.0.0.1:15432 reaches "db"
 outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
   --consume db@127.0.0.1:15432
+# the same by two methods, of which policy may allow each to somebody else
+outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
+  --consume db/read@127.0.0.1:15432 --consume db/write@127.0.0.1:15433
 """
 
 
@@ -68,7 +71,8 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
     "--consume",
     type=CONSUME,
     multiple=True,
-    help="Service to use and where applications connect to it, as SERVICE@HOST:PORT. Repeatable.",
+    help="Service to use and where applications connect to it, as SERVICE@HOST:PORT;"
+    " SERVICE/METHOD@HOST:PORT calls it by a method that policy rules can name. Repeatable.",
 )
 @flag(
     "--intercept",
