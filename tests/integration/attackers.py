@@ -12,26 +12,20 @@ import asyncio
 import socket
 import struct
 import time
-import uuid
 from asyncio import StreamReader, StreamWriter
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-from outrelay.lib.identity.certs import Credentials, load_trust
-from outrelay.lib.identity.issue import Authority
-from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.values import Address
 from tests.integration.peers import MIB, Handler, calling
 from tests.integration.world import APP, TENANT, World
 from tests.support.peers import AgentPeer
+from tests.support.pki import agent_identity
 from tests.support.processes import Program
 
 PATIENCE = 3.0
@@ -173,29 +167,30 @@ async def until_times(
 
 
 class Mallories:
-    """Makes agents of the world's tenant that the world did not ask for."""
+    """Makes agents of the world that the world did not ask for.
 
-    def __init__(self, world: World) -> None:
+    Args:
+        world: Where.
+        tenant: Whose agents they are.
+        relay: Where they connect; the world's own by default.
+    """
+
+    def __init__(self, world: World, *, tenant: str = TENANT, relay: Program | None = None) -> None:
         self._world = world
-        self._trust = load_trust(world.pki / "ca.pem")
-        key = load_pem_private_key((world.pki / "ca.key").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self._authority = Authority(certificate=self._trust.certificates[0], private_key=key)
+        self._tenant = tenant
+        self._relay = relay or world.relay
 
     def credentials(self) -> Credentials:
         """Of an agent nobody has heard of."""
-        identity = Identity(realm=TENANT, role=Role.AGENT, name=str(uuid.uuid4()))
-        return self._authority.credentials(
-            identity, now=datetime.now(UTC), lifetime=timedelta(hours=1)
-        )
+        return self._world.issue(agent_identity(self._tenant))
 
     @asynccontextmanager
     async def mallory(
-        self, *capabilities: str, credentials: Credentials | None = None
+        self, *capabilities: str, credentials: Credentials | None = None, instance: bytes = b""
     ) -> AsyncIterator[AgentPeer]:
         """A connection of one, HELLO said."""
         async with self.silent(credentials) as peer:
-            await peer.hello(*capabilities)
+            await peer.hello(*capabilities, instance=instance)
             yield peer
 
     @asynccontextmanager
@@ -203,10 +198,10 @@ class Mallories:
         """A connection of one, nothing said."""
         credentials = credentials or self.credentials()
         endpoint = await QuicEndpoint.bind(
-            ("127.0.0.1", 0), credentials=credentials, trust=self._trust, accept_roles=()
+            ("127.0.0.1", 0), credentials=credentials, trust=self._world.trust, accept_roles=()
         )
         try:
-            relay = await self._world.relay.listening()
+            relay = await self._relay.listening()
             yield await AgentPeer.dial(endpoint, relay, credentials.identity)
         finally:
             await endpoint.close()

@@ -14,11 +14,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from outrelay.lib.identity.certs import Credentials, Trust, load_trust
+from outrelay.lib.identity.issue import Authority
+from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
 from tests.integration.peers import Backend, unused_port, web_server
+from tests.support.pki import save
 from tests.support.processes import Output, Program, Programs, run
 
 TENANT = "acme"
@@ -37,6 +45,7 @@ SECRET = "vault"
 ALLOWED = "shop-*"
 CONSUMED = (APP, WEB, DEAD, GHOST, SECRET)
 ANY_PORT = "127.0.0.1:0"
+HOUR = timedelta(hours=1)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -59,6 +68,29 @@ class World:
     def pki(self) -> Path:
         """The folder dev-pki wrote."""
         return self.directory / "pki"
+
+    @cached_property
+    def trust(self) -> Trust:
+        """The CA of everybody here."""
+        return load_trust(self.pki / "ca.pem")
+
+    def issue(
+        self, identity: Identity, *, lifetime: timedelta = HOUR, name: str = ""
+    ) -> Credentials:
+        """Credentials of somebody dev-pki knows nothing of, from the world's CA.
+
+        Args:
+            identity: Whose.
+            lifetime: How long they last.
+            name: The holder's, to be known by from now on; empty: no files are written.
+        """
+        key = load_pem_private_key((self.pki / "ca.key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        authority = Authority(certificate=self.trust.certificates[0], private_key=key)
+        credentials = authority.credentials(identity, now=datetime.now(UTC), lifetime=lifetime)
+        if name:
+            save(credentials, self.pki / name)
+        return credentials
 
     def credentials(
         self, name: str, *, pki: Path | None = None, ca: Path | None = None
@@ -136,12 +168,15 @@ class World:
         controller = ("--controller", await self.controller_address())
         return await run("outrelay-cli", *controller, *self.credentials(holder, pki=pki), *args)
 
-    async def allow(self, service: str) -> str:
-        """Let every agent of the tenant call a service, or those of a pattern; the rule's id."""
-        done = await self.cli(
-            *("policy", "add", "--tenant", TENANT, "--caller", "*"),
-            *("--target", service, "--decision", "allow"),
-        )
+    async def allow(self, service: str, *, holder: str = "operator") -> str:
+        """Let every agent of a tenant call a service, or those of a pattern; the rule's id.
+
+        Args:
+            service: Its name, or the pattern.
+            holder: The operator who says so, of his own tenant.
+        """
+        rule = ("policy", "add", "--caller", "*", "--target", service, "--decision", "allow")
+        done = await self.cli(*rule, holder=holder)
         assert done.code == 0, done
         return done.stdout.strip()
 
