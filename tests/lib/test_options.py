@@ -370,3 +370,31 @@ def test_help_leaves_the_lines_of_every_example_as_they_are(invoke: Invoke) -> N
     lines = [line.strip() for line in invoke("--help", program=strict).stdout.splitlines()]
 
     assert lines[-7:] == [line.strip() for line in EXAMPLES.strip().splitlines()]
+
+
+async def run_nothing(_streams: int, _stop: asyncio.Event) -> None:
+    raise AssertionError
+
+
+async def count(streams: int, log_format: str) -> int:
+    """An action: tells what it got."""
+    click.echo(f"{streams} {log_format}")
+    return 7
+
+
+@command("relay", run=run_nothing, check=lambda _: [], examples=EXAMPLES, actions={"count": count})
+@flag("--streams", type=click.INT, default=100, help="Most streams.")
+def with_actions(streams: int) -> int:
+    """Runs, or counts."""
+    return streams
+
+
+def test_an_argument_names_something_else_to_do(invoke: Invoke) -> None:
+    done = invoke("count", "--streams", "3", "--log-format", "json", program=with_actions)
+    assert (done.exit_code, done.stdout) == (7, "3 json\n")
+
+
+def test_an_action_that_does_not_exist_is_bad_usage(invoke: Invoke) -> None:
+    done = invoke("cuont", program=with_actions)
+    assert done.exit_code == 2
+    assert "'run', 'count'" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from outrelay.agent import app
+from outrelay.agent.doctor import app as doctor
 from outrelay.agent.options import (
     AgentOptions,
     Consume,
@@ -43,12 +44,17 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # the same by two methods, of which policy may allow each to somebody else
 outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
   --consume db/read@127.0.0.1:15432 --consume db/write@127.0.0.1:15433
+# why an agent with these flags does not get through from here, and what to do about it
+outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem
 """
 
 
-@command("agent", run=app.run, check=app.check, examples=EXAMPLES)
-@click.argument(
-    "subcommand", metavar="[run]", type=click.Choice(["run"]), required=False, expose_value=False
+@command(
+    "agent",
+    run=app.run,
+    check=app.check,
+    examples=EXAMPLES,
+    actions={"doctor": doctor.run},
 )
 @flag(
     "--relay",
@@ -116,7 +122,8 @@ def main(
     """Connect the services of this host to a relay, and its applications to services elsewhere.
 
     The agent only dials out. It offers services of this host (--expose) and lets applications
-    here use services of other agents (--consume).
+    here use services of other agents (--consume). With `doctor` before the same flags it tells
+    why that does not work, and what to do.
     """
     return AgentOptions(
         relays=relay,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from outrelay.agent.options import Expose, Limits
 from outrelay.agent.session.session import Ready, Session
-from outrelay.agent.sockets import abort, connect, fault
+from outrelay.agent.sockets import abort, connect
 from outrelay.agent.stream import AgentStream, Side
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
@@ -36,6 +36,9 @@ from outrelay.lib.transport.frames import FrameReader
 from outrelay.lib.values import address_text
 
 log = logs.get_logger(__name__)
+
+LONGEST_NAME = 255
+"""Characters of a relay's names that are logged, and of a service's that count."""
 
 
 class Provider:
@@ -85,9 +88,9 @@ class Provider:
             carrier,
             Side.PROVIDER,
             stream_id=incoming.stream_id,
-            service=incoming.target_service,
-            method=incoming.method,
-            peer=incoming.source_agent_uri,
+            service=incoming.target_service[:LONGEST_NAME],
+            method=incoming.method[:LONGEST_NAME],
+            peer=incoming.source_agent_uri[:LONGEST_NAME],
             metrics=self._metrics,
         )
         stream.advance(StreamInput.OPEN)
@@ -123,8 +126,6 @@ class Provider:
             why = f"did not answer within {limit:g} s"
         except Refused as refused:
             why = f"cannot be reached: {refused.reason}"
-        except OSError as error:
-            why = f"cannot be reached: {fault(error)}"
         self._throttle.write(
             log.warning,
             "backend failed",
@@ -140,7 +141,7 @@ class Provider:
         self._throttle.write(
             log.warning,
             "incoming stream refused",
-            cause=(stream.peer, stream.service, rejected.code),
+            cause=(rejected.code, self._targets.get(stream.service)),
             stream_id=stream.name,
             service=stream.service,
             peer=stream.peer,

@@ -7,12 +7,17 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from functools import partial
 
-from outrelay.lib.transport.dial import resolve
-from outrelay.lib.values import Address
+from outrelay.lib.errors import Refused
+from outrelay.lib.transport.dial import race, resolve
+from outrelay.lib.values import Address, address_text
 
 BACKLOG = 1024
 """Connections the kernel holds for a listener that is busy."""
+
+HEAD_START = 0.25
+"""Seconds an address has to answer before the name's next one is tried beside it."""
 
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
@@ -40,17 +45,13 @@ def listen(address: Address) -> socket.socket:
 
 
 async def connect(address: Address) -> socket.socket:
-    """A connection to ``address``, trying every address a name stands for in turn.
+    """A connection to ``address``; of the addresses a name stands for, the first to answer.
 
     Raises:
-        Refused: The name has no address.
-        OSError: None of its addresses takes the connection; the last one's reason.
+        Refused: The name has no address, or none that takes the connection.
     """
-    *others, last = await resolve(address)
-    for each in others:
-        with suppress(OSError):
-            return await _connect(each)
-    return await _connect(last)
+    tiers = [[partial(_connect, each)] for each in await resolve(address)]
+    return await race(tiers, head_start=HEAD_START)
 
 
 async def _connect(address: Address) -> socket.socket:
@@ -59,6 +60,9 @@ async def _connect(address: Address) -> socket.socket:
     try:
         prepare(sock)
         await asyncio.get_running_loop().sock_connect(sock, address)
+    except OSError as error:
+        sock.close()
+        raise Refused(address_text(address), fault(error)) from error
     except BaseException:
         sock.close()
         raise

@@ -52,6 +52,9 @@ LATE_READY = 1.0
 travel on streams that are not ordered against each other."""
 
 
+LONGEST_REASON = 512
+"""Characters of a relay's reason that are told."""
+
 _RESETS = {ErrorCode.DENIED: RejectCode.DENIED, ErrorCode.LIMIT: RejectCode.LIMIT}
 """What a reset before STREAM_READY stands for; any other: unreachable."""
 
@@ -148,7 +151,7 @@ class AgentStream:
                 answer = await _within(ready, limit)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        if isinstance(answer, Closed):
+        if isinstance(answer, Closed | StreamRejected):
             raise answer
         if answer is None and not is_plain:
             reason = f"the relay did not announce the stream within {limit:g} s"
@@ -248,7 +251,7 @@ def parse_reject(data: bytes) -> StreamRejected:
     if frame is None or frame.type != FrameType.STREAM_REJECT:
         raise RemoteProtocolError("not a STREAM_REJECT")
     reject = message_of(frame, orp.StreamReject)
-    return StreamRejected(reject.code, reject.reason)
+    return StreamRejected(reject.code, reject.reason[:LONGEST_REASON])
 
 
 async def _within(ready: Future[Ready], limit: float) -> Ready | None:

@@ -37,7 +37,7 @@ from click.core import ParameterSource
 from outrelay import __version__
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe import logs
-from outrelay.lib.service import EXIT_CONFIG, print_fault, serve
+from outrelay.lib.service import EXIT_CONFIG, act, print_fault, serve
 from outrelay.lib.values import (
     Address,
     address_text,
@@ -65,6 +65,13 @@ __all__ = [
 ]
 
 OptionsT = TypeVar("OptionsT")
+Action = Callable[[OptionsT, str], Awaitable[int]]
+"""Something else than to run the service; gets the options and ``--log-format``, gives the
+exit code."""
+
+RUN = "run"
+"""What a program does unless it is told another of its actions."""
+
 Parsed = TypeVar("Parsed")
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
@@ -142,6 +149,7 @@ def command(
     run: Callable[[OptionsT, asyncio.Event], Awaitable[None]],
     check: Callable[[OptionsT], Iterable[str]],
     examples: str,
+    actions: Mapping[str, Action[OptionsT]] | None = None,
 ) -> Callable[[Callable[..., OptionsT]], click.Command]:
     """Make a service's program out of the function that turns its flags into its options.
 
@@ -152,30 +160,46 @@ def command(
         run: The service; see ``outrelay.lib.service.serve``.
         check: What ``--check`` finds at fault, one line each; nothing when all is well.
         examples: Command lines that work, for the end of the help.
+        actions: What else the program does when an argument names it, with the same flags.
     """
+    actions = actions or {}
 
     def decorate(build: Callable[..., OptionsT]) -> click.Command:
         @functools.wraps(build)
-        def start(*, log_format: str, log_level: str, only_check: bool, **flags: object) -> None:
+        def start(
+            *,
+            log_format: str,
+            log_level: str,
+            only_check: bool,
+            action: str = RUN,
+            **flags: object,
+        ) -> None:
             options = build(**flags)
             if only_check:
                 _report_faults(component, list(check(options)))
-            serve(
-                component,
-                functools.partial(run, options),
-                log_format=log_format,
-                log_level=log_level,
-            )
+            if action in actions:
+                work = functools.partial(actions[action], options, log_format)
+                act(component, work, log_format=log_format, log_level=log_level)
+            work_on = functools.partial(run, options)
+            serve(component, work_on, log_format=log_format, log_level=log_level)
 
-        made = click.command(
+        made: click.Command = click.command(
             f"outrelay-{component}",
             cls=ServiceCommand,
             context_settings=context_settings(component),
             epilog=_epilog(examples),
         )(start)
+        if actions:
+            made = _with_actions(made, [RUN, *actions])
         return _with_common_flags(made)
 
     return decorate
+
+
+def _with_actions(made: click.Command, names: list[str]) -> click.Command:
+    metavar = f"[{'|'.join(names)}]"
+    choice = click.Choice(names)
+    return click.argument("action", metavar=metavar, type=choice, default=RUN)(made)
 
 
 def _epilog(examples: str) -> str:

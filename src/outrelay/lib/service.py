@@ -38,6 +38,7 @@ EXIT_USAGE = 2
 EXIT_CONFIG = os.EX_CONFIG
 
 Run = Callable[[asyncio.Event], Awaitable[None]]
+Work = Callable[[], Awaitable[int]]
 
 
 def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoReturn:
@@ -49,11 +50,29 @@ def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoRet
         log_format: ``text`` or ``json``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
     """
+
+    async def work() -> int:
+        await _until_stopped(run)
+        log.info("stopped")
+        return 0
+
+    act(component, work, log_format=log_format, log_level=log_level)
+
+
+def act(component: str, work: Work, *, log_format: str, log_level: str) -> NoReturn:
+    """Run ``work`` to its end and exit the process with the code it returns.
+
+    Args:
+        component: What this process is.
+        work: What it does.
+        log_format: ``text`` or ``json``.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+    """
     logs.configure(component, log_format, log_level)
     _allow_many_files()
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_until_stopped(run))
+            code = runner.run(_result_of(work))
     except asyncio.CancelledError:
         sys.exit(EXIT_FAILED)
     except Exception as error:
@@ -63,8 +82,11 @@ def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoRet
             sys.exit(EXIT_FAILED)
         _report(component, cause, log_format=log_format, log_level=log_level)
         sys.exit(EXIT_CONFIG if isinstance(cause, ConfigError) else EXIT_FAILED)
-    log.info("stopped")
-    sys.exit(0)
+    sys.exit(code)
+
+
+async def _result_of(work: Work) -> int:
+    return await work()
 
 
 def _allow_many_files() -> None:

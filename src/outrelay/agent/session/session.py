@@ -15,6 +15,7 @@ import asyncio
 from asyncio import Future, TaskGroup
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -42,8 +43,20 @@ log = logs.get_logger(__name__)
 
 _Answer = TypeVar("_Answer")
 
-Ready = orp.StreamReady | Closed
+Ready = orp.StreamReady | StreamRejected | Closed
 """What whoever waits for STREAM_READY gets."""
+
+TURN = 64
+"""Control frames after which everybody else has a turn."""
+
+
+NO_FORWARD = StreamRejected(
+    RejectCode.UNREACHABLE, "policy requires forward mode, which this agent has not"
+)
+NO_DIRECT = StreamRejected(
+    RejectCode.DENIED, "policy requires a direct path, which this agent cannot make"
+)
+"""Such a stream is never spliced instead: no relay may see its bytes."""
 
 
 class Owner(Protocol):
@@ -81,7 +94,7 @@ class Session:
         self._over = asyncio.Event()
         self._streams: dict[int, list[Future[Ready]]] = {}
         self._registering: dict[str, Future[StreamRejected | None]] = {}
-        self._skipped: set[int] = set()
+        self._skipped_some = False
 
     @classmethod
     async def start(
@@ -201,16 +214,23 @@ class Session:
             self._owner.take(self, await self.connection.accept_stream())
 
     async def _control(self) -> None:
-        while (frame := await self._reader.next_frame()) is not None:
+        for number in count(1):
+            frame = await self._reader.next_frame()
+            if frame is None:
+                break
             await self._dispatch(frame)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
         raise RemoteProtocolError("the relay ended the control stream")
 
     async def _dispatch(self, frame: Frame) -> None:
         match frame.type:
             case FrameType.STREAM_READY:
                 ready = message_of(frame, orp.StreamReady)
-                for answer in self._streams.get(ready.stream_id, ()):
-                    _tell(answer, ready)
+                self._announced(ready.stream_id, _checked(ready))
+            case FrameType.ALLOC_GRANTED:
+                grant = message_of(frame, orp.AllocGranted)
+                self._announced(grant.stream_id, NO_FORWARD)
             case FrameType.REGISTER_ACK:
                 ack = message_of(frame, orp.RegisterAck)
                 self._registered(ack.service_id.partition("/")[2], None)
@@ -222,14 +242,18 @@ class Session:
             case _:
                 self._skip(frame)
 
+    def _announced(self, stream_id: int, answer: Ready) -> None:
+        for each in self._streams.get(stream_id, ()):
+            _tell(each, answer)
+
     def _registered(self, service: str, answer: StreamRejected | None) -> None:
         if service in self._registering:
             _tell(self._registering[service], answer)
 
     def _skip(self, frame: Frame) -> None:
-        if frame.type not in self._skipped:
-            self._skipped.add(frame.type)
-            log.info("frame skipped", type=frame.name, relay=self.connection.peer)
+        if not self._skipped_some:
+            self._skipped_some = True
+            log.info("unknown frames are skipped", first=frame.name, relay=self.connection.peer)
 
     def _close_when_unused(self) -> None:
         if self._over.is_set() and not self._streams:
@@ -246,6 +270,11 @@ class Session:
                 _tell(answer, self._ended)
         self._over.set()
         self._owner.over(self)
+
+
+def _checked(ready: orp.StreamReady) -> Ready:
+    """What STREAM_READY comes to: a promise of policy's that we cannot keep is a refusal."""
+    return NO_DIRECT if ready.p2p_mode == orp.P2PMode.P2P_REQUIRED else ready
 
 
 def _tell(answer: Future[_Answer], value: _Answer) -> None:

@@ -217,6 +217,11 @@ class QuicConnection:
         return self._local_address
 
     @property
+    def datagram_size(self) -> int:
+        """The largest datagrams the path is known to carry, bytes; it is found out by use."""
+        return 0 if self._closed else self.engine.datagram_size(self.number)
+
+    @property
     def has_streams(self) -> bool:
         """Whether any stream lives: the control stream counts as none."""
         return len(self._streams) > 1

@@ -179,3 +179,6 @@ class Engine(Protocol):
 
     def address(self, connection: int) -> Address:
         """Where the peer's packets come from now."""
+
+    def datagram_size(self, connection: int) -> int:
+        """The largest datagrams its path is known to carry, bytes of UDP payload."""

@@ -394,8 +394,9 @@ class AioquicEngine:
             self._touched[connection] = link
 
     def address(self, connection: int) -> Address:
-        link = self._links.get(connection)
-        if link is None:
-            raise KeyError(connection)
+        link = self._links[connection]
         address = link.core.get_peer_address()
         return (str(address[0]), int(address[1])) if address is not None else link.address
+
+    def datagram_size(self, connection: int) -> int:
+        return self._links[connection].core.path_size.current

@@ -1,0 +1,75 @@
+"""The doctor's round: from the files to the relays, each finding printed as it is made.
+
+Exit codes: 0 an agent with these flags works from here, 1 something keeps it from working,
+78 its files or flags cannot be used at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import click
+
+from outrelay.agent.app import ANYWHERE, load_identity
+from outrelay.agent.doctor import local, relays
+from outrelay.agent.doctor.findings import (
+    Finding,
+    as_json,
+    as_text,
+    has_failed,
+    of_alternatives,
+)
+from outrelay.agent.options import AgentOptions
+from outrelay.lib.identity.certs import Credentials, Trust, load_trust
+from outrelay.lib.transport.quic import QuicEndpoint
+
+
+async def run(options: AgentOptions, log_format: str) -> int:
+    """Examine what an agent with these options would meet; the exit code.
+
+    Args:
+        options: Those the agent runs with.
+        log_format: ``text`` or ``json``: how findings are printed.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    show = as_json if log_format == "json" else as_text
+    findings = []
+    async for finding in examine(options):
+        findings.append(finding)
+        click.echo(show(finding))
+    return 1 if has_failed(findings) else 0
+
+
+async def examine(options: AgentOptions) -> AsyncIterator[Finding]:
+    """Everything the doctor finds, in the order in which people look for it."""
+    credentials, trust = load_identity(options), load_trust(options.ca)
+    yield local.certificate(credentials, trust, local.now())
+    for finding in local.key_file(options.key):
+        yield finding
+    for finding in await _relays(options, credentials, trust):
+        yield finding
+    for finding in await asyncio.gather(*map(local.backend, options.expose)):
+        yield finding
+
+
+async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust) -> list[Finding]:
+    endpoint = await QuicEndpoint.bind(
+        ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
+    )
+    try:
+        ways = [
+            relays.Way(
+                carrier="quic", endpoint=each, dialer=endpoint, server_name=options.server_name
+            )
+            for each in options.relays
+        ]
+        tried = await asyncio.gather(*(relays.check(way, credentials.identity) for way in ways))
+    finally:
+        await endpoint.close()
+    answers = [answer for each in tried for answer in each]
+    clock = relays.clock(answers)
+    found = of_alternatives([answer.finding for answer in answers])
+    return [*found, clock] if clock else found

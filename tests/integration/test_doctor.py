@@ -1,0 +1,68 @@
+"""``outrelay-agent doctor`` as an operator runs it, against the processes it judges."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from outrelay.lib.values import address_text
+from tests.integration.peers import unused_port
+from tests.integration.world import APP, World
+from tests.support.processes import Output, run
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def doctor(world: World, *flags: str, relay: str = "") -> Output:
+    relay = relay or await world.relay_address()
+    credentials = world.credentials("agent-a")
+    return await run("outrelay-agent", "doctor", "--relay", relay, *credentials, *flags)
+
+
+async def test_all_is_well(world: World) -> None:
+    done = await doctor(world, f"--expose={APP}={address_text(world.backend.address)}")
+    assert (done.code, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * 4
+    assert [line.split()[1].rstrip(":") for line in lines] == [
+        "certificate",
+        "relay",
+        "clock",
+        "backend",
+    ]
+
+
+async def test_a_relay_that_is_not_there_fails_with_advice(world: World) -> None:
+    nobody = address_text(unused_port())
+    done = await doctor(world, "--log-format", "json", relay=nobody)
+    assert done.code == 1
+    relay = next(
+        found
+        for found in map(json.loads, done.stdout.splitlines())
+        if found["subject"].startswith("relay ")
+    )
+    assert relay["result"] == "fail"
+    assert "UDP" in relay["advice"]
+
+
+async def test_one_relay_of_two_is_enough(world: World) -> None:
+    both = f"{address_text(unused_port())},{await world.relay_address()}"
+    done = await doctor(world, relay=both)
+    assert done.code == 0, done
+    assert "warn  relay " in done.stdout
+
+
+async def test_a_file_that_is_missing_is_a_fault_of_the_configuration(world: World) -> None:
+    done = await run(
+        *("outrelay-agent", "doctor", "--relay", await world.relay_address()),
+        *("--cert", "nowhere.pem", "--key", "nowhere.key", "--ca", world.pki / "ca.pem"),
+    )
+    assert done.code == 78
+    assert "nowhere.pem" in done.stderr
+
+
+async def test_it_leaves_the_running_agent_alone(world: World) -> None:
+    since = world.consumer.mark()
+    assert (await doctor(world)).code == 0
+    assert world.consumer.seen("disconnected", since=since) == []
