@@ -347,7 +347,7 @@ async def test_a_relay_of_one_tenant_has_no_connections_of_others(
             await stranger.hello(*FEATURES)
         assert (await stranger.connection.wait_closed()).code is ErrorCode.DENIED
     await acmes_relay.event("connection refused", peer=stranger.identity.uri)
-    at = address_text(await acmes_relay.listening())
-    agent = await world.start_agent("globex-a", "--relay", at, f"--consume={APP}@{ANY_PORT}")
+    consume = f"--consume={APP}@{ANY_PORT}"
+    agent = await world.start_agent("globex-a", consume, relay=acmes_relay)
     assert await agent.ended() == 1
     assert "another tenant" in agent.lines[-1]

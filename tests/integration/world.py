@@ -153,12 +153,17 @@ class World:
             self.at[name] = await self.consumer.listening(service=name)
 
     async def start_agent(
-        self, holder: str, *flags: str, pki: Path | None = None, ca: Path | None = None
+        self,
+        holder: str,
+        *flags: str,
+        pki: Path | None = None,
+        ca: Path | None = None,
+        relay: Program | None = None,
     ) -> Program:
         """Start an agent with a holder's credentials; it need not become ready."""
         return await self.programs.start(
             "outrelay-agent",
-            *("--relay", await self.relay_address()),
+            *("--relay", address_text(await (relay or self.relay).listening())),
             *self.credentials(holder, pki=pki, ca=ca),
             *flags,
         )
