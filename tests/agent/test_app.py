@@ -92,7 +92,7 @@ async def test_running_streams_finish_and_no_new_ones_begin(place: Place) -> Non
                 agent.stop.set()
                 await link.deregistered()
                 await place.seen.wait("draining")
-                with pytest.raises(ConnectionRefusedError):
+                with pytest.raises(Refused):
                     await agent.app("web")
                 assert (await (await link.incoming(SERVICE)).rejected()).code == 503
                 await running.send(b"last words")
@@ -183,7 +183,7 @@ async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> No
         )
         with pytest.raises(ConfigError, match="Address already in use"):
             await app.serve(options, AGENT, place.network.dialer(AGENT), asyncio.Event())
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(Refused):
             await connect(free)
 
 

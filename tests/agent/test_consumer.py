@@ -15,7 +15,7 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST
-from tests.support.relay_peer import PROVIDER, read_all, read_exactly, reset_code
+from tests.support.relay_peer import FEATURES, PROVIDER, read_all, read_exactly, reset_code
 
 pytestmark = pytest.mark.both_loops
 
@@ -222,6 +222,39 @@ async def test_without_ready_from_our_relay_a_stream_is_reset(
             assert await reset_code(opened.stream) is ErrorCode.CANCELLED
             assert await app.until_reset() == b""
         await place.seen.wait("open refused", code=504)
+
+
+PLAIN_GRANT = orp.AllocGranted(my_allocation=1, peer_allocation=2, forward_endpoint="127.0.0.1:1")
+
+
+@pytest.mark.parametrize("features", [(), FEATURES], ids=["plain relay", "our relay"])
+async def test_what_must_be_forwarded_is_never_spliced(
+    place: Place, features: tuple[str, ...]
+) -> None:
+    options = replace(OPTIONS, limits=Limits(ready=0.05))
+    async with place.consumer(features=features, options=options) as (agent, link):
+        with await agent.app() as app:
+            await app.send(b"secret")
+            opened = await link.opened()
+            PLAIN_GRANT.stream_id = opened.stream_id
+            await link.send(FrameType.ALLOC_GRANTED, PLAIN_GRANT)
+            assert await reset_code(opened.stream) is ErrorCode.CANCELLED
+            assert await app.until_reset() == b""
+        line = await place.seen.wait("open refused", code=502)
+        assert "forward mode" in str(line["reason"])
+
+
+async def test_what_must_take_the_direct_path_is_never_spliced(place: Place) -> None:
+    async with place.consumer() as (agent, link):
+        with await agent.app() as app:
+            await app.send(b"secret")
+            opened = await link.opened()
+            ready = orp.StreamReady(stream_id=opened.stream_id, p2p_mode=orp.P2PMode.REQUIRED)
+            await link.send(FrameType.STREAM_READY, ready)
+            assert await reset_code(opened.stream) is ErrorCode.CANCELLED
+            assert await app.until_reset() == b""
+        line = await place.seen.wait("open refused", code=403)
+        assert "direct path" in str(line["reason"])
 
 
 async def test_an_application_that_leaves_while_its_stream_opens_ends_it(place: Place) -> None:

@@ -190,6 +190,21 @@ async def test_where_ready_may_not_come_a_stream_goes_on(
                 assert await read_exactly(incoming.stream, 5) == b"hello"
 
 
+async def test_what_must_be_forwarded_is_never_spliced(place: Place) -> None:
+    with Backend() as backend:
+        async with place.provider(backend.port, features=()) as (_, link):
+            incoming = await link.incoming(SERVICE)
+            with await backend.accept() as served:
+                await incoming.accepted()
+                await served.send(b"secret")
+                grant = orp.AllocGranted(stream_id=incoming.stream_id, my_allocation=1)
+                await link.send(FrameType.ALLOC_GRANTED, grant)
+                assert await reset_code(incoming.stream) is ErrorCode.CANCELLED
+                assert await served.until_reset() == b""
+            line = await place.seen.wait("stream given up")
+            assert "forward mode" in str(line["reason"])
+
+
 async def test_a_consumer_that_leaves_before_ready_ends_the_backends_connection(
     place: Place,
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from outrelay.agent import sockets
 from outrelay.agent.sockets import abort, address_of, connect, fault, listen
+from outrelay.lib.errors import Refused
 from outrelay.lib.values import Address
 from tests.agent.tcp import HOST, Backend, free_port
 
@@ -31,27 +34,49 @@ async def test_a_name_is_tried_at_all_of_its_addresses(monkeypatch: pytest.Monke
 
 @pytest.mark.both_loops
 async def test_nobody_listens() -> None:
-    with pytest.raises(ConnectionRefusedError) as error:
+    with pytest.raises(Refused) as error:
         await connect((HOST, free_port()))
-    assert fault(error.value) == "Connection refused"
+    assert error.value.reason == "Connection refused"
 
 
 @pytest.mark.both_loops
 async def test_no_address_of_a_name_answers() -> None:
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(Refused, match="Connection refused"):
         await connect(("localhost", free_port()))
 
 
 @pytest.mark.both_loops
 async def test_a_cancelled_connect_leaves_no_socket() -> None:
-    with socket.socket() as full, socket.socket() as waiting:
+    with silent() as address, pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await connect(address)
+
+
+@pytest.mark.both_loops
+async def test_an_address_that_is_silent_does_not_hold_up_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def two(endpoint: Address) -> list[Address]:
+        return [address, endpoint]
+
+    monkeypatch.setattr(sockets, "resolve", two)
+    monkeypatch.setattr(sockets, "HEAD_START", 0.01)
+    with silent() as address, Backend() as backend:
+        sock = await connect((HOST, backend.port))
+        with sock, await backend.accept():
+            assert sock.getpeername() == (HOST, backend.port)
+
+
+@contextmanager
+def silent() -> Iterator[Address]:
+    """An address that takes no connection and does not say so."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind((HOST, 0))
         full.listen(0)
-        waiting.setblocking(False)
-        waiting.connect_ex(full.getsockname())
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await connect(full.getsockname())
+        for each in (first, second):  # the backlog of 0 holds one connection
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        yield full.getsockname()
 
 
 def test_faults_are_told_without_addresses() -> None:

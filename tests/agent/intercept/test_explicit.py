@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from contextlib import ExitStack
 
 import pytest
 
 from outrelay.agent.intercept import explicit
 from outrelay.agent.intercept.explicit import ExplicitListener
 from outrelay.agent.options import Consume
-from outrelay.lib.errors import ConfigError
+from outrelay.lib.errors import ConfigError, Refused
 from outrelay.lib.tasks import beside
 from tests.agent.tcp import HOST, Backend, connect
 from tests.support.events import Events
@@ -34,8 +35,24 @@ async def test_connections_are_handed_over_with_what_they_are_for(seen: Events) 
                     assert not sock.getblocking()
                     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                     assert sock.getpeername() == app.sock.getsockname()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(Refused):
         await connect(port)
+
+
+async def test_applications_that_come_in_floods_leave_others_their_turn() -> None:
+    listener = ExplicitListener(ANY)
+    taken: list[socket.socket] = []
+    with ExitStack() as apps:
+        for _ in range(100):
+            apps.enter_context(socket.create_connection(listener.address))
+        turns = []
+        async with beside(listener.run(lambda sock, _: taken.append(sock)), name="listen"):
+            while len(taken) < 100:
+                turns.append(len(taken))
+                await asyncio.sleep(0)
+        for sock in taken:
+            sock.close()
+    assert len(turns) > 50
 
 
 def test_an_address_in_use_names_flag_and_address() -> None:

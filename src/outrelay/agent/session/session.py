@@ -50,15 +50,6 @@ TURN = 64
 """Control frames after which everybody else has a turn."""
 
 
-NO_FORWARD = StreamRejected(
-    RejectCode.UNREACHABLE, "policy requires forward mode, which this agent has not"
-)
-NO_DIRECT = StreamRejected(
-    RejectCode.DENIED, "policy requires a direct path, which this agent cannot make"
-)
-"""Such a stream is never spliced instead: no relay may see its bytes."""
-
-
 class Owner(Protocol):
     """Whose session it is. None of it may wait, but for ``register``."""
 
@@ -230,7 +221,8 @@ class Session:
                 self._announced(ready.stream_id, _checked(ready))
             case FrameType.ALLOC_GRANTED:
                 grant = message_of(frame, orp.AllocGranted)
-                self._announced(grant.stream_id, NO_FORWARD)
+                reason = "policy requires forward mode, which this agent has not"
+                self._announced(grant.stream_id, StreamRejected(RejectCode.UNREACHABLE, reason))
             case FrameType.REGISTER_ACK:
                 ack = message_of(frame, orp.RegisterAck)
                 self._registered(ack.service_id.partition("/")[2], None)
@@ -274,7 +266,10 @@ class Session:
 
 def _checked(ready: orp.StreamReady) -> Ready:
     """What STREAM_READY comes to: a promise of policy's that we cannot keep is a refusal."""
-    return NO_DIRECT if ready.p2p_mode == orp.P2PMode.P2P_REQUIRED else ready
+    if ready.p2p_mode != orp.P2PMode.REQUIRED:
+        return ready
+    reason = "policy requires a direct path, which this agent cannot make"
+    return StreamRejected(RejectCode.DENIED, reason)
 
 
 def _tell(answer: Future[_Answer], value: _Answer) -> None:
