@@ -281,27 +281,6 @@ def test_a_socket_of_one_address_hears_its_family_only(sockets: Sockets) -> None
     assert not select.select([server.fileno()], [], [], 0.05)[0]
 
 
-@pytest.mark.parametrize("fault", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_without_ipv6_a_wildcard_socket_is_of_ipv4(
-    sockets: Sockets, monkeypatch: pytest.MonkeyPatch, fault: int
-) -> None:
-    real = udp._open
-
-    def open_socket(family: socket.AddressFamily, address: Address) -> socket.socket:
-        if family == socket.AF_INET6:
-            raise raising(fault)
-        return real(family, address)
-
-    monkeypatch.setattr(udp, "_open", open_socket)
-    server, client = sockets.open("::"), sockets.open()
-    assert server.address[0] == "0.0.0.0"
-
-    client.send(batch(("127.0.0.1", server.address[1]), FULL))
-    assert arrived(server, 1)[0][1] == client.address
-    server.send(batch(client.address, FULL))
-    assert len(arrived(client, 1)) == 1
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "::"])
 def test_an_address_is_bound_once(sockets: Sockets, host: str) -> None:
     taken = sockets.open(host).address
@@ -313,11 +292,6 @@ def test_an_address_is_bound_once(sockets: Sockets, host: str) -> None:
 def test_an_address_that_is_not_ours_cannot_be_bound() -> None:
     with pytest.raises(OSError, match="assign"):
         UdpSocket(("192.0.2.1", 0))
-
-
-def test_the_zone_of_a_link_local_address_is_kept() -> None:
-    assert udp._unmapped(("fe80::1%lo", 7443)) == ("fe80::1%lo", 7443)
-    assert udp._unmapped(("::ffff:192.0.2.1", 7443)) == ("192.0.2.1", 7443)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +308,7 @@ def test_the_kernels_buffers_are_large(sockets: Sockets, option: int, limit: str
 def test_a_kernel_that_refuses_an_option_is_served_without(
     sockets: Sockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(udp, "_try", lambda *_: False)
+    monkeypatch.setattr(udp, "try_option", lambda *_: False)
     sender, receiver = sockets.open("::1"), sockets.open("::1")
     sender.send(batch(receiver.address, FULL, 10))
 

@@ -1,15 +1,13 @@
 """A non-blocking UDP socket that moves batches: UDP_GRO in, UDP_SEGMENT out.
 
-Where the kernel lacks either, one datagram a system call does the same. A wildcard IPv6
-socket carries IPv4 too; its mapped addresses stay inside this module.
+Where the kernel lacks either, one datagram a system call does the same.
 
-Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER), ipv6(7) (IPV6_V6ONLY).
+Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER).
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 import struct
@@ -18,6 +16,7 @@ from collections.abc import Iterator
 
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.engine import Transmit
+from outrelay.lib.transport.sockets import MAPPED, bind, try_option, unmapped
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _NO_SEGMENTS = (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 _TOO_LARGE = (errno.EMSGSIZE, errno.EINVAL)  # kernels before 6.14 say EINVAL
 _COST_OF_ERROR = 4096  # of the receive budget: an error that stays must not hold up the loop
-_MAPPED = "::ffff:"
 
 
 class UdpSocket:
@@ -44,8 +42,9 @@ class UdpSocket:
     """
 
     def __init__(self, address: Address) -> None:
-        self._socket, self._is_v6 = _bind(address)
-        self._receives_batches = _try(self._socket, _SOL_UDP, _UDP_GRO, 1)
+        self._socket = bind(address, socket.SOCK_DGRAM, _prepare)
+        self._is_v6 = self._socket.family == socket.AF_INET6
+        self._receives_batches = try_option(self._socket, _SOL_UDP, _UDP_GRO, 1)
         self._sends_batches = True
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
@@ -71,7 +70,7 @@ class UdpSocket:
                 continue
             segment_size = _segment_size(ancillary) if ancillary else 0
             budget -= size
-            yield self._view[:size], segment_size, _unmapped(sender)
+            yield self._view[:size], segment_size, unmapped(sender)
 
     def send(self, transmit: Transmit) -> bool:
         """Hand one batch to the kernel; False when it would block.
@@ -114,55 +113,25 @@ class UdpSocket:
 
     def _target(self, address: Address) -> tuple[str, int]:
         host, port = address
-        return (_MAPPED + host, port) if self._is_v6 and ":" not in host else address
+        return (MAPPED + host, port) if self._is_v6 and ":" not in host else address
 
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
 
 
-def _bind(address: Address) -> tuple[socket.socket, bool]:
-    host, port = address
-    if host != "::":
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return _open(family, address), family == socket.AF_INET6
-    try:
-        return _open(socket.AF_INET6, address), True
-    except OSError as error:
-        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            raise
-        return _open(socket.AF_INET, ("0.0.0.0", port)), False  # noqa: S104 - asked for all
-
-
-def _open(family: socket.AddressFamily, address: Address) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
-            _try(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
-        _try(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
-        _enlarge(sock, socket.SO_RCVBUF, 33)
-        _enlarge(sock, socket.SO_SNDBUF, 32)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _prepare(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET6:
+        try_option(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+    try_option(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+    _enlarge(sock, socket.SO_RCVBUF, 33)
+    _enlarge(sock, socket.SO_SNDBUF, 32)
 
 
 def _enlarge(sock: socket.socket, option: int, forced: int) -> None:
     """Ask for BUFFER_SIZE; past the system's limit only with the privilege to force it."""
-    if not _try(sock, socket.SOL_SOCKET, forced, BUFFER_SIZE):
-        _try(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
-
-
-def _try(sock: socket.socket, level: int, option: int, value: int) -> bool:
-    try:
-        sock.setsockopt(level, option, value)
-    except OSError:
-        return False
-    return True
+    if not try_option(sock, socket.SOL_SOCKET, forced, BUFFER_SIZE):
+        try_option(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
 
 
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
@@ -170,10 +139,3 @@ def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
         if level == _SOL_UDP and kind == _UDP_GRO:
             return int.from_bytes(data[:4], sys.byteorder)
     return 0
-
-
-def _unmapped(sender: tuple[str, int]) -> Address:
-    host = sender[0]
-    if host.startswith(_MAPPED):
-        return host[len(_MAPPED) :], sender[1]
-    return (str(ipaddress.ip_address(host)), sender[1]) if "%" in host else (host, sender[1])
