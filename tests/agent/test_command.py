@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +20,7 @@ PKI = TestPki()
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentOptions]:
-    """The options of agents that would have been started."""
+    """The options of agents that would have been started, or examined."""
     seen: list[AgentOptions] = []
 
     def serve(
@@ -28,7 +29,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentOptions]:
         assert component == "agent"
         seen.append(run.args[0])  # type: ignore[attr-defined]
 
+    def act(component: str, work: Callable[[], Awaitable[int]], **_logs: str) -> NoReturn:
+        assert component == "agent"
+        seen.append(work.args[0])  # type: ignore[attr-defined]
+        raise SystemExit(0)
+
     monkeypatch.setattr(lib_options, "serve", serve)
+    monkeypatch.setattr(lib_options, "act", act)
     return seen
 
 
@@ -107,7 +114,7 @@ def test_flags_are_environment_variables(started: list[AgentOptions]) -> None:
         (("--relay", "nowhere"), 2, "write it like 127.0.0.1:7443"),
         (("--max-streams", "0"), 2, "--max-streams"),
         (("--intercept", "tproxy"), 2, "--intercept"),
-        (("enroll",), 2, "'enroll' is not 'run'"),
+        (("enroll",), 2, "'enroll' is not one of 'run', 'doctor'"),
         (("--expose-service", "db"), 78, "give both, or --expose NAME=HOST:PORT"),
         (("--expose-target", "localhost:1"), 78, "give both, or --expose NAME=HOST:PORT"),
         (("--expose", "db=a:1,db=b:2"), 78, "db is exposed twice"),
@@ -129,7 +136,7 @@ def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None
         words = line.split()
         if words and words[0] == "outrelay-agent":
             assert invoke(*words[1:]).exit_code == 0
-    assert len(started) == 3
+    assert len(started) == 4
 
 
 def test_check(tmp_path: Path) -> None:

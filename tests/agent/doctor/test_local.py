@@ -66,10 +66,10 @@ async def test_backends_are_tried() -> None:
     assert there.mark is Mark.OK
     gone = await local.backend(expose((HOST, free_port())))
     assert gone.mark is Mark.FAIL
-    assert "connection refused" in gone.text
+    assert "refused" in gone.text
     nameless = await local.backend(expose(("no-such-name.invalid", 1)))
     assert nameless.mark is Mark.FAIL
-    assert "--expose" in nameless.advice
+    assert "no address" in nameless.text
 
 
 async def test_a_backend_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -62,17 +61,14 @@ async def backend(expose: Expose) -> Finding:
         async with asyncio.timeout(BACKEND_LIMIT):
             sock = await sockets.connect(expose.target)
     except Refused as error:
-        fault, advice = error.reason, "check the name in --expose, and the DNS of this host"
+        fault, advice = f"{where}: {error.reason}", "check that it runs there, and its name"
     except TimeoutError:
-        fault = f"does not answer within {BACKEND_LIMIT:g} s"
+        fault = f"{where}: does not answer within {BACKEND_LIMIT:g} s"
         advice = "check that it runs, and that no firewall is between"
-    except OSError as error:
-        fault = os.strerror(error.errno).lower() if error.errno else str(error)
-        advice = "check that it runs there"
     else:
         sock.close()
         return Finding(subject=subject, mark=Mark.OK, text=f"{where} takes connections")
-    return Finding(subject=subject, mark=Mark.FAIL, text=f"{where}: {fault}", advice=advice)
+    return Finding(subject=subject, mark=Mark.FAIL, text=fault, advice=advice)
 
 
 def now() -> datetime:
