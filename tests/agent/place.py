@@ -14,7 +14,7 @@ from outrelay.lib.errors import OutRelayError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.service import cause_of
 from outrelay.lib.transport.carrier import Dialer
-from outrelay.lib.transport.memory import MemoryNetwork
+from outrelay.lib.transport.memory import EXPIRES, MemoryNetwork
 from outrelay.lib.values import parse_address
 from tests.agent.tcp import HOST, Tcp, connect
 from tests.support.events import Events
@@ -77,6 +77,7 @@ class Place:
         expose: Mapping[str, int] | None = None,
         options: AgentOptions = OPTIONS,
         dialer: Dialer | None = None,
+        expires: float = EXPIRES,
     ) -> AsyncIterator[Agent]:
         """An agent that runs until the end of the context.
 
@@ -85,6 +86,7 @@ class Place:
             expose: Services to provide, and the ports of their backends.
             options: Everything else.
             dialer: Instead of one on the network.
+            expires: When its certificate ends, seconds since the epoch.
         """
         options = replace(
             options,
@@ -97,7 +99,8 @@ class Place:
             ),
         )
         agent = Agent(self.seen)
-        work = app.serve(options, AGENT, dialer or self.network.dialer(AGENT), agent.stop)
+        dialer = dialer or self.network.dialer(AGENT)
+        work = app.serve(options, AGENT, expires, dialer, agent.stop)
         agent.task = asyncio.get_running_loop().create_task(work, name="agent")
         try:
             yield agent

@@ -18,6 +18,7 @@ from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.service import cause_of
 from outrelay.lib.transport.carrier import WRITE_BUFFER
+from outrelay.lib.transport.memory import EXPIRES
 from outrelay.lib.transport.pipe import WINDOW
 from outrelay.lib.transport.quic import QuicEndpoint
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
@@ -182,7 +183,7 @@ async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> No
             ),
         )
         with pytest.raises(ConfigError, match="Address already in use"):
-            await app.serve(options, AGENT, place.network.dialer(AGENT), asyncio.Event())
+            await app.serve(options, AGENT, EXPIRES, place.network.dialer(AGENT), asyncio.Event())
         with pytest.raises(Refused):
             await connect(free)
 

@@ -49,7 +49,7 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
         ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
     )
     try:
-        await serve(options, credentials.identity, endpoint, stop)
+        await serve(options, credentials.identity, credentials.expires, endpoint, stop)
     finally:
         await endpoint.close()
 
@@ -86,9 +86,21 @@ def load_identity(options: AgentOptions) -> Credentials:
 
 
 async def serve(
-    options: AgentOptions, identity: Identity, dialer: Dialer, stop: asyncio.Event
+    options: AgentOptions,
+    identity: Identity,
+    expires: float,
+    dialer: Dialer,
+    stop: asyncio.Event,
 ) -> None:
-    """Be the agent ``identity``, on whatever carrier ``dialer`` is."""
+    """Be the agent ``identity``, on whatever carrier ``dialer`` is.
+
+    Args:
+        options: Everything the command line says.
+        identity: Ours.
+        expires: When our certificate ends, seconds since the epoch.
+        dialer: Connects to relays.
+        stop: Set when it is time to wind down.
+    """
     if not (options.expose or options.consume):
         log.warning(
             "nothing to do", hint="offer a service with --expose, or use one with --consume"
@@ -105,6 +117,7 @@ async def serve(
             uplink = Uplink(
                 options,
                 identity=identity,
+                expires=expires,
                 dialer=dialer,
                 take=provider.take,
                 is_busy=lambda: bool(streams),

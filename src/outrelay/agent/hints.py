@@ -15,6 +15,14 @@ from outrelay.lib.policy import REGISTER
 FOR_RELAY = "relay and agent need one CA: check --cert, --key, --ca and --server-name"
 """When relay and agent do not accept each other's certificates."""
 
+FOR_HELLO = "ask whoever runs the relay"
+"""When the relay took the certificate, but not the agent; it has said why."""
+
+FOR_EXPIRED = (
+    "this agent's certificate has ended: put a new one into --cert and --key, and start it again"
+)
+"""When it is in vain to connect whatever the relay says."""
+
 _HINTS = {
     RejectCode.MALFORMED: "agent and relay do not understand each other; compare their versions",
     RejectCode.NOT_FOUND: "check the service's name, and that an agent which exposes it"

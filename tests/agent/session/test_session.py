@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
+from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions, Limits
 from outrelay.agent.session import registration
 from outrelay.lib.errors import ErrorCode, Refused
@@ -195,7 +196,7 @@ async def test_a_relay_that_refuses_hello_for_good_ends_the_agent(
     async with place.agent() as agent:
         link = await place.relay.connected()
         link.connection.close(code, "not you")
-        with pytest.raises(Refused, match=r"not you.*check --cert") as refused:
+        with pytest.raises(Refused, match=f"not you; {hints.FOR_HELLO}") as refused:
             await agent.ended()
         assert refused.value.final
 

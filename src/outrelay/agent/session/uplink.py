@@ -10,6 +10,7 @@ Source: protocol.md sections 1, 4 and 6.
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import TaskGroup
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Uplink:
     Args:
         options: Relays, services and limits.
         identity: Ours.
+        expires: When our certificate ends, seconds since the epoch.
         dialer: Connects to relays.
         take: Gets every stream a relay opens.
         is_busy: Whether streams are alive.
@@ -98,12 +100,14 @@ class Uplink:
         options: AgentOptions,
         *,
         identity: Identity,
+        expires: float,
         dialer: Dialer,
         take: Callable[[Session, Stream], None],
         is_busy: Callable[[], bool],
     ) -> None:
         self._options = options
         self._identity = identity
+        self._expires = expires
         self._hello = hello_of(identity)
         self._dialer = dialer
         self.take = take
@@ -164,14 +168,16 @@ class Uplink:
         while True:
             most = RETRY_BUSY if self._is_busy() else RETRY_IDLE
             await asyncio.sleep(self._backoff.delay(most))
+            hint = hints.FOR_RELAY
             try:
                 link = await race(self._tiers())
+                hint = hints.FOR_HELLO
                 self._avoided = link.endpoint  # until it has answered HELLO
                 limits = self._options.limits
                 session = await Session.start(link.connection, self._hello, limits, self)
             except Refused as refused:
                 self._patience = min(2 * self._patience, DIAL_MOST)
-                self._judge(refused)
+                self._judge(refused, hint)
             else:
                 self._avoided = None
                 self._patience = DIAL_FIRST
@@ -197,14 +203,16 @@ class Uplink:
         )
         return Link(endpoint, connection)
 
-    def _judge(self, refused: Refused) -> None:
-        """Go on after a refusal, unless it is for good."""
+    def _judge(self, refused: Refused, hint: str) -> None:
+        """Go on after a refusal, unless it is for good; ``hint`` says what to do about it."""
+        if time.time() >= self._expires:
+            hint = hints.FOR_EXPIRED
         if not refused.final:
             log.warning("no relay connected", error=str(refused))
         elif self._was_up:
-            log.error("refused by the relay", error=str(refused), hint=hints.FOR_RELAY)
+            log.error("refused by the relay", error=str(refused), hint=hint)
         else:
-            reason = f"{refused.reason}; {hints.FOR_RELAY}"
+            reason = f"{refused.reason}; {hint}"
             raise Refused(refused.peer, reason, final=True) from refused
 
     async def _use(self, link: Link, session: Session) -> None:

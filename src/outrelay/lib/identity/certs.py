@@ -185,11 +185,14 @@ def extension(
 def date_fault(certificate: x509.Certificate, now: datetime) -> str:
     """Why a certificate's dates exclude ``now``; empty when they do not.
 
+    The moment it ends at is excluded, so that nobody whose connection was closed at that moment
+    comes back within the second.
+
     Args:
         certificate: Any certificate.
         now: An aware time.
     """
-    if now > certificate.not_valid_after_utc:
+    if now >= certificate.not_valid_after_utc:
         return f"expired at {_moment(certificate.not_valid_after_utc)}"
     if now < certificate.not_valid_before_utc:
         return f"is not valid before {_moment(certificate.not_valid_before_utc)}"
