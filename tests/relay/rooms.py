@@ -24,7 +24,7 @@ from outrelay.lib.transport.memory import (
     MemoryListener,
     MemoryNetwork,
 )
-from outrelay.relay.audit.trail import Trail
+from outrelay.relay.audit.trail import MEMORY, Trail
 from outrelay.relay.directory import Directory
 from outrelay.relay.edge.accept import Edge
 from outrelay.relay.edge.control import ControlLoop
@@ -104,8 +104,9 @@ class Rooms:
 
     def events(self, *kinds: str) -> list[audit.AuditEvent]:
         """What was recorded of some kinds, held events included."""
-        self.trail.settling.set()
-        return [event for event in self.trail.batch(1_000_000) if event.event in kinds]
+        self.trail.hold_nothing_back()
+        events = [record.decoded() for record in self.trail.batch(1_000_000)]
+        return [event for event in events if event.event in kinds]
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric."""
@@ -118,14 +119,14 @@ async def relay_rooms(
     rules: Iterable[Rule] | None = (ALLOW_ALL,),
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_streams: int = 1000,
-    capacity: int = 100_000,
+    audit_memory: int = MEMORY,
     tenant: str = "",
     allow_all: bool = False,
 ) -> AsyncIterator[Rooms]:
     """A relay that decides by ``rules``; None: it has no policy yet."""
     registry = CollectorRegistry()
     metrics = RelayMetrics.on(registry)
-    trail = Trail(metrics.audit, relay_id="r1", capacity=capacity)
+    trail = Trail(metrics.audit, relay_id="r1", memory=audit_memory)
     roster = Roster(limits.connections_per_agent)
     directory = Directory(roster)
     judge = Judge(metrics.policy, allow_all=allow_all)

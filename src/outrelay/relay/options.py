@@ -6,12 +6,24 @@ Source: commands.md, outrelay-relay.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from outrelay.lib.control.channel import UNIX
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.uri import is_label
 from outrelay.lib.values import Address, parse_address
+
+SMALLEST_SPOOL = 64 * 1024
+
+
+class Overflow(StrEnum):
+    """What happens where a tenant has no room for audit events."""
+
+    DENY = "deny"
+    """It opens no streams."""
+    DROP = "drop"
+    """Its events are counted and dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +43,9 @@ class RelayOptions:
         tenant: Whose rules and services it follows; empty: everybody's.
         max_streams_per_agent: Streams one agent may have open as a consumer.
         drain: Seconds running streams have to finish when the relay is told to stop.
+        audit_spool: Folder for audit events that wait for the controller; None: in memory.
+        audit_spool_size: Bytes of that folder for all tenants together.
+        audit_overflow: What happens where a tenant has no room for them.
         allow_all: Ask no policy; for development.
     """
 
@@ -46,13 +61,17 @@ class RelayOptions:
     tenant: str = ""
     max_streams_per_agent: int = 10_000
     drain: float = 10.0
+    audit_spool: Path | None = None
+    audit_spool_size: int = 256 * 2**20
+    audit_overflow: Overflow = Overflow.DENY
     allow_all: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
 
         Raises:
-            ConfigError: A controller is no target, there is none, or the tenant is no name.
+            ConfigError: A controller is no target, there is none, the tenant is no name, or
+                the spool is too small for anything.
         """
         if not self.controllers:
             raise ConfigError("--controller", "names no controller")
@@ -60,6 +79,8 @@ class RelayOptions:
             _check_target(target)
         if self.tenant and not is_label(self.tenant):
             raise ConfigError("--tenant", f"{self.tenant!r} is not the name of a tenant")
+        if self.audit_spool_size < SMALLEST_SPOOL:
+            raise ConfigError("--audit-spool-size", "is less than 64KiB")
 
 
 def _check_target(target: str) -> None:

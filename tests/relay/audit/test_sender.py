@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from outrelay.lib.control.v1 import audit_pb2
 from outrelay.lib.observe.metrics import AuditMetrics
 from outrelay.lib.tasks import beside
-from outrelay.relay.audit import sender as sender_module
+from outrelay.relay.audit import trail as trail_module
 from outrelay.relay.audit.sender import Sender
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call
@@ -24,10 +26,14 @@ def call(number: int) -> Call:
     return Call(tenant="acme", caller="a", service=f"s{number}", stream_id=number)
 
 
+def made() -> Trail:
+    return Trail(AuditMetrics(CollectorRegistry()), relay_id="r1")
+
+
 @asynccontextmanager
 async def sending(directory: Path, events: int) -> AsyncIterator[tuple[Trail, FakeController]]:
     """A trail of some events that is being sent."""
-    trail = Trail(AuditMetrics(CollectorRegistry()), relay_id="r1")
+    trail = made()
     for number in range(1, events + 1):
         trail.opened(call(number), "provider", "allowed")
     async with (
@@ -43,7 +49,7 @@ def targets(fake: FakeController) -> list[str]:
 
 
 async def test_events_go_out_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_module, "BATCH", 4)
+    monkeypatch.setattr(trail_module, "BATCH", 4)
     async with sending(tmp_path, 10) as (trail, fake):
         await trail.settle()
 
@@ -54,7 +60,7 @@ async def test_events_go_out_in_batches(tmp_path: Path, monkeypatch: pytest.Monk
 async def test_events_that_come_one_after_another_share_a_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_module, "GATHER", 3600)
+    monkeypatch.setattr(trail_module, "GATHER", 3600)
     async with sending(tmp_path, 0) as (trail, fake):
         for number in (1, 2, 3):
             trail.opened(call(number), "provider", "allowed")
@@ -126,13 +132,45 @@ async def test_an_event_that_is_refused_holds_up_no_other(
     assert "refused for good" in caplog.text
 
 
-async def test_a_relay_about_to_stop_does_not_wait_long_between_tries(tmp_path: Path) -> None:
+class Script(dict[str, grpc.StatusCode]):
+    """What the calls of events one by one end with, in turn."""
+
+    def __init__(self, *codes: grpc.StatusCode | None) -> None:
+        super().__init__(RecordBatch=grpc.StatusCode.UNIMPLEMENTED)
+        self._codes = iter(codes)
+
+    def get(self, name: str, default: object = None) -> Any:
+        return next(self._codes, None) if name == "RecordAudit" else super().get(name)
+
+
+async def test_a_controller_without_batches_gets_nothing_again_that_it_took(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    status = grpc.StatusCode
     async with sending(tmp_path, 0) as (trail, fake):
-        trail.settling.set()
-        fake.failures["RecordBatch"] = grpc.StatusCode.UNAVAILABLE
-        trail.opened(call(1), "provider", "allowed")
-        await fake.calls.number("RecordBatch", 5)
-        fake.failures.clear()
+        fake.failures = Script(None, status.INVALID_ARGUMENT, status.UNAVAILABLE)
+        for number in range(1, 5):
+            trail.opened(call(number), "provider", "allowed")
         await trail.settle()
 
+        calls = fake.calls.of("RecordAudit", audit_pb2.RecordAuditRequest)
+        sent = [request.event.target for request in calls]
+        assert sent == ["s1", "s2", "s3", "s3", "s4"]
+        assert targets(fake) == ["s1", "s3", "s4"]
+    assert "refused for good" in caplog.text
+
+
+async def test_a_relay_about_to_stop_does_not_wait_long_between_tries(tmp_path: Path) -> None:
+    fakes = fake_controller(tmp_path)
+    trail = made()
+    async with fakes as fake, fake.line() as controller:
+        sender = Sender(trail, controller)
+        fake.failures["RecordBatch"] = grpc.StatusCode.UNAVAILABLE
+        trail.opened(call(1), "provider", "allowed")
+        async with beside(sender.run(), name="sender"), asyncio.TaskGroup() as group:
+            settling = group.create_task(sender.settle(), name="settle")
+            await fake.calls.number("RecordBatch", 5)
+            fake.failures.clear()
+            assert await settling
         assert targets(fake) == ["s1"]
+        assert sender.waiting == 0

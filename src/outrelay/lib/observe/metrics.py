@@ -106,6 +106,18 @@ class RegistrationMetrics:
         )
 
 
+class ProviderMetrics:
+    """Providers as the relay asks them. Label: ``code`` is a number of RejectCode."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.refused = Counter(
+            "outrelay_provider_refusals",
+            "Providers that were asked to serve a stream and did not accept.",
+            ["code"],
+            registry=registry,
+        )
+
+
 class PolicyMetrics:
     """Policy as the relay applies it. Label: ``decision`` is ``allow`` or ``deny``."""
 
@@ -124,7 +136,15 @@ class AuditMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.queued = Gauge(
-            "outrelay_audit_queue_events", "Audit events not yet stored.", registry=registry
+            "outrelay_audit_queue_events", "Audit events waiting in memory.", registry=registry
+        )
+        self.spooled = Gauge(
+            "outrelay_audit_spool_events", "Audit events waiting in the spool.", registry=registry
+        )
+        self.dropped = Counter(
+            "outrelay_audit_events_dropped",
+            "Audit events lost because their tenant had no room.",
+            registry=registry,
         )
         self.sent = Counter(
             "outrelay_audit_events_sent", "Audit events the controller stored.", registry=registry
@@ -152,6 +172,7 @@ class RelayMetrics:
 
     carrier: CarrierMetrics
     streams: StreamMetrics
+    providers: ProviderMetrics
     registrations: RegistrationMetrics
     policy: PolicyMetrics
     audit: AuditMetrics
@@ -162,6 +183,7 @@ class RelayMetrics:
         return cls(
             carrier=CarrierMetrics(registry),
             streams=StreamMetrics(registry),
+            providers=ProviderMetrics(registry),
             registrations=RegistrationMetrics(registry),
             policy=PolicyMetrics(registry),
             audit=AuditMetrics(registry),

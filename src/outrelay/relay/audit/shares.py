@@ -46,5 +46,7 @@ class Shares:
         if not self._held[tenant]:
             del self._held[tenant]
 
-    def __len__(self) -> int:
+    @property
+    def tenants(self) -> int:
+        """How many hold something."""
         return len(self._held)

@@ -1,14 +1,15 @@
-"""The trail: audit events in memory, until the controller has stored them.
+"""The trail: what happened, as events in memory until they are somewhere safe.
 
-Words: an event is *held* while equal ones are counted into it, then *queued*, and
-dropped once it is stored.
+Words: an event is *held* while equal ones are counted into it (folding), then *queued*.
+It leaves the queue once the controller has stored it, or once it is in the spool.
 
 Invariants:
 
-- Recording never waits. The queue is bounded: while it is ``full`` no stream is opened,
-  so that nothing happens unrecorded; what running streams still have to say always fits.
-- Rejects of one caller, target and reason within a second are one event with a count; so
-  are registrations.
+- Recording never waits. Each tenant has its shares, of memory and of the spool. One whose
+  share is full opens no stream (``deny``: nothing happens unrecorded), and what its running
+  streams still have to say always fits; or its events are counted and dropped (``drop``).
+- Refusals and registrations leave a part of each share to streams: a flood of them denies
+  nobody anything.
 - Each event has an id of its own; sending it twice stores it once.
 
 Source: control-plane.md, Audit.
@@ -17,50 +18,51 @@ Source: control-plane.md, Audit.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count, islice
 
 from outrelay.lib.control.v1 import audit_pb2 as audit
 from outrelay.lib.control.v1 import policy_pb2 as policy
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import AuditMetrics
+from outrelay.lib.observe.throttle import Throttle
+from outrelay.relay.audit.folding import REJECT, Folding
+from outrelay.relay.audit.record import Record
+from outrelay.relay.audit.shares import Shares
 from outrelay.relay.call import Call
 from outrelay.relay.clock import unix_ms
+from outrelay.relay.options import Overflow
 
 log = get_logger(__name__)
 
-CAPACITY = 100_000
-"""Events that may wait for the controller."""
+MEMORY = 64 * 2**20
+"""Bytes of memory for events that wait, of all tenants."""
 
-HOLD = 1.0
-"""Seconds in which equal events are counted as one."""
+BATCH = 500
+"""Events that leave at a time."""
 
-MOST_HELD = 10_000
-"""Different events held at a time; more are queued as they are."""
+GATHER = 0.1
+"""Seconds in which a batch fills: to move each event by itself costs more than streams do."""
 
-_Key = tuple[str, str, str]
-
-
-@dataclass(slots=True)
-class _Held:
-    event: audit.AuditEvent
-    count: int
-    until: float
+FOLDED_PART = 0.5
+"""Of a tenant's share, what refusals and registrations may fill."""
 
 
 class Trail:
     """Takes what happens, and hands it out in batches.
 
     Args:
-        metrics: Told how many events wait, and how many were stored.
+        metrics: Told how many events wait, were stored, and were dropped.
         relay_id: Who records.
-        capacity: Events that may be queued.
+        overflow: What happens where a tenant has no room.
+        memory: Bytes for events that wait in memory.
+        spool: The shares of the spool, where there is one.
         now_ms: The time of events, milliseconds since the epoch.
-        monotonic: The clock of ``HOLD``, seconds.
+        monotonic: The clock by which events are held, seconds.
     """
 
     def __init__(
@@ -68,29 +70,42 @@ class Trail:
         metrics: AuditMetrics,
         *,
         relay_id: str,
-        capacity: int = CAPACITY,
+        overflow: Overflow = Overflow.DENY,
+        memory: int = MEMORY,
+        spool: Shares | None = None,
         now_ms: Callable[[], int] = unix_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._relay_id = relay_id
-        self._capacity = capacity
+        self._overflow = overflow
+        self._memory = Shares(memory)
+        self._rooms = (self._memory,) if spool is None else (self._memory, spool)
         self._now_ms = now_ms
         self._monotonic = monotonic
-        self._queue: deque[audit.AuditEvent] = deque()
-        self._held: dict[_Key, _Held] = {}
-        self._dropped = 0
+        self._queue: deque[Record] = deque()
+        self._folding = Folding(lambda tenant: self._fits(tenant, FOLDED_PART))
+        self._ids = map(f"{secrets.token_hex(12)}-{{:x}}".format, count())
+        self._throttle = Throttle()
         self._changed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
-        self.settling = asyncio.Event()
+        self._settling = asyncio.Event()
 
     # ---- what happens --------------------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        """Whether no stream may be opened, because it could not be recorded."""
-        return len(self._queue) >= self._capacity
+    def has_room(self, tenant: str) -> bool:
+        """Whether a tenant may open a stream: what happens to it can be recorded, or need not."""
+        if self._fits(tenant) or self._overflow is Overflow.DROP:
+            return True
+        self._throttle.write(
+            log.error,
+            "no room for audit events: streams are refused",
+            cause=tenant,
+            tenant=tenant,
+            hint="until the controller takes events; see --audit-overflow",
+        )
+        return False
 
     def opened(self, call: Call, provider: str, reason: str) -> None:
         """A stream is spliced; ``reason`` is why it was allowed."""
@@ -114,54 +129,65 @@ class Trail:
 
     def registered(self, call: Call, reason: str) -> None:
         """A registration was allowed: a decision without a stream."""
-        self._hold(self._event(call, policy.DECISION_ALLOW, reason))
+        self._fold(self._event(call, policy.DECISION_ALLOW, reason))
 
     def rejected(self, call: Call, reason: str) -> None:
         """A stream or a registration was refused."""
-        self._hold(self._event(call, policy.DECISION_DENY, reason, event="reject"))
+        self._fold(self._event(call, policy.DECISION_DENY, reason, event=REJECT))
 
-    # ---- towards the controller ----------------------------------------------------------
+    # ---- on their way --------------------------------------------------------------------
 
-    async def wait(self) -> None:
-        """Return when there is an event to send."""
-        while True:
-            delay = self._release()
-            if self._queue:
-                return
-            try:
-                async with asyncio.timeout(delay):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-            self._changed.clear()
+    async def next(self) -> Sequence[Record]:
+        """The oldest events, when there are some; they stay until they are ``stored``."""
+        await self._wait()
+        if len(self._queue) < BATCH:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER):
+                    await self._settling.wait()
+        return self.batch(BATCH)
 
-    def batch(self, limit: int) -> list[audit.AuditEvent]:
-        """The oldest events, at most ``limit``; they stay until ``stored``."""
+    def batch(self, most: int = BATCH) -> Sequence[Record]:
+        """The oldest events, as many as there are now."""
         self._release()
-        return list(islice(self._queue, limit))
+        return list(islice(self._queue, most))
 
-    def stored(self, count: int) -> None:
-        """The controller has the ``count`` oldest events."""
-        was_full = self.full
-        for _ in range(count):
-            self._queue.popleft()
-        self._metrics.sent.inc(count)
-        self._count_waiting()
-        if was_full and not self.full:
-            log.warning("audit queue has room again", rejects_not_recorded=self._dropped)
-            self._dropped = 0
+    async def stored(self, records: Sequence[Record]) -> None:
+        """The controller has the first of the oldest events."""
+        self._metrics.sent.inc(len(records))
+        self.remove(records)
+
+    def remove(self, records: Sequence[Record]) -> None:
+        """Forget the oldest events, those of ``records`` that are still here."""
+        for record in records:
+            if self._queue and self._queue[0] is record:
+                self._queue.popleft()
+                self._memory.give_back(record.tenant, record.cost)
+        self._count()
 
     async def settle(self) -> None:
-        """Hold nothing back any more and wait until everything is stored."""
-        self.settling.set()
+        """Hold nothing back any more; return when everything has left."""
+        self.hold_nothing_back()
+        await self._empty.wait()
+
+    async def wait_empty(self) -> None:
+        """Return when everything has left."""
+        await self._empty.wait()
+
+    def hold_nothing_back(self) -> None:
+        """Queue what is held, and from now on everything at once."""
+        self._settling.set()
         self._changed.set()
         self._release()
-        await self._empty.wait()
 
     @property
     def waiting(self) -> int:
-        """Events not yet stored."""
-        return len(self._queue) + len(self._held)
+        """Events here."""
+        return len(self._queue) + len(self._folding)
+
+    # ---- inside --------------------------------------------------------------------------
+
+    def _fits(self, tenant: str, part: float = 1.0) -> bool:
+        return all(room.has_room(tenant, part=part) for room in self._rooms)
 
     def _event(
         self,
@@ -184,51 +210,54 @@ class Trail:
             event=event,
             relay_id=self._relay_id,
             provider=provider,
-            event_id=str(uuid.uuid4()),
+            event_id=next(self._ids),
         )
 
-    def _hold(self, event: audit.AuditEvent) -> None:
-        key = (event.caller, event.target, event.reason)
-        if held := self._held.get(key):
-            held.count += 1
-        elif self.settling.is_set() or len(self._held) >= MOST_HELD:
-            self._put_if_room(event)
-        else:
-            self._held[key] = _Held(event, 1, self._monotonic() + HOLD)
-            self._changed.set()
-
-    def _put_if_room(self, event: audit.AuditEvent) -> None:
-        if self.full:
-            self._dropped += 1
-        else:
-            self._put(event)
+    def _fold(self, event: audit.AuditEvent) -> None:
+        if self._settling.is_set():
+            self._queue_up(event)
+            return
+        self._folding.add(event, self._monotonic())
+        self._count()
+        self._changed.set()
 
     def _put(self, event: audit.AuditEvent) -> None:
-        self._queue.append(event)
-        self._count_waiting()
-        self._changed.set()
-        if len(self._queue) == self._capacity:
-            log.error(
-                "audit queue is full: new streams are refused until the controller takes events",
-                events=self._capacity,
+        if self._overflow is Overflow.DROP and not self._fits(event.tenant):
+            self._metrics.dropped.inc()
+            self._throttle.write(
+                log.error, "audit events dropped", cause=event.tenant, tenant=event.tenant
             )
+            return
+        self._queue_up(event)
 
-    def _release(self) -> float | None:
-        """Queue what was held long enough; seconds until the next is, None without one."""
-        now = self._monotonic()
-        while self._held:
-            key, held = next(iter(self._held.items()))  # the oldest
-            if held.until > now and not self.settling.is_set():
-                return held.until - now
-            del self._held[key]
-            if held.count > 1:
-                held.event.reason += f" ({held.count} times)"
-            self._put_if_room(held.event)
-        return None
+    def _queue_up(self, event: audit.AuditEvent) -> None:
+        record = Record.of(event)
+        self._memory.take(record.tenant, record.cost)
+        self._queue.append(record)
+        self._count()
+        self._changed.set()
 
-    def _count_waiting(self) -> None:
+    def _release(self) -> None:
+        """Queue what was held long enough."""
+        settling = self._settling.is_set()
+        for event in self._folding.all() if settling else self._folding.due(self._monotonic()):
+            self._queue_up(event)
+
+    async def _wait(self) -> None:
+        """Return when something is queued."""
+        while True:
+            self._release()
+            if self._queue:
+                return
+            self._changed.clear()
+            due = self._folding.next_due()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else due - self._monotonic()):
+                    await self._changed.wait()
+
+    def _count(self) -> None:
         self._metrics.queued.set(len(self._queue))
-        if self._queue:
+        if self.waiting:
             self._empty.clear()
         else:
             self._empty.set()

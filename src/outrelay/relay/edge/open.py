@@ -124,8 +124,8 @@ class Opener:
     async def _decide(self, session: Session, call: Call) -> tuple[Pair, Verdict]:
         """Who is to serve the call, without waiting; or StreamRejected."""
         self._pairs.check(call)
-        if self._trail.full:
-            raise StreamRejected(RejectCode.LIMIT, "the relay's audit queue is full")
+        if not self._trail.has_room(call.tenant):
+            raise StreamRejected(RejectCode.LIMIT, "the relay has no room to record it")
         verdict = self._judge.judge_caller(call)
         if not verdict.allow:
             raise StreamRejected(RejectCode.DENIED, self._judge.count(verdict).reason)
