@@ -70,7 +70,7 @@ test-all: debian bench-smoke $(STAMP) ## test that and what needs root or Debian
 	$(call cover,90)
 
 # What some tests need of the system; they are skipped, and say so, where it cannot be had.
-DEBIAN := ip:iproute2 nft:nftables
+DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy
 
 .PHONY: debian
 debian:
