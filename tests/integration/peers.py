@@ -153,6 +153,18 @@ async def echo(reader: StreamReader, writer: StreamWriter) -> None:
     writer.write_eof()
 
 
+async def echo_until_cut(reader: StreamReader, writer: StreamWriter) -> None:
+    """Send everything back, until the connection ends or is reset."""
+    with suppress(ConnectionResetError):
+        await echo(reader, writer)
+
+
+async def ping(reader: StreamReader, writer: StreamWriter) -> None:
+    """Fail unless an echo answers."""
+    writer.write(b"ping")
+    assert await reader.readexactly(4) == b"ping"
+
+
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = f"you asked for {self.path}".encode()

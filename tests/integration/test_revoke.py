@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from asyncio import StreamReader, StreamWriter
-from contextlib import suppress
+from asyncio import StreamReader
 
 import pytest
 
-from tests.integration.peers import calling, echo
+from tests.integration.peers import calling, echo_until_cut, ping
 from tests.integration.world import APP, TENANT, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-async def echo_until_cut(reader: StreamReader, writer: StreamWriter) -> None:
-    with suppress(ConnectionResetError):  # which is how the backend hears of it
-        await echo(reader, writer)
-
-
-async def ping(reader: StreamReader, writer: StreamWriter) -> bytes:
-    writer.write(b"ping")
-    return await reader.readexactly(4)
 
 
 async def assert_reset(reader: StreamReader) -> None:
@@ -49,11 +38,12 @@ async def test_a_rule_that_goes_ends_what_it_allowed_and_nothing_else(own_world:
     async with world.backend.serving(echo_until_cut):
         vault = await world.allow("vault")
         async with calling(world.at["vault"]) as denied, calling(world.at[APP]) as kept:
-            assert await ping(*denied) == await ping(*kept) == b"ping"
+            await ping(*denied)
+            await ping(*kept)
             removed = await world.cli("policy", "remove", "--tenant", TENANT, "--id", vault)
             assert removed.code == 0, removed
             await assert_reset(denied[0])
-            assert await ping(*kept) == b"ping"
+            await ping(*kept)
     (event,) = await audited(world, "revoke")
     assert event["target"] == "vault"
 
@@ -61,7 +51,7 @@ async def test_a_rule_that_goes_ends_what_it_allowed_and_nothing_else(own_world:
 async def test_an_operator_sees_a_stream_and_ends_it(own_world: World) -> None:
     world = own_world
     async with world.backend.serving(echo_until_cut), calling(world.at[APP]) as (reader, writer):
-        assert await ping(reader, writer) == b"ping"
+        await ping(reader, writer)
         listed = await world.cli("fleet", "streams", "--tenant", TENANT, "--output", "json")
         assert listed.code == 0, listed
         (stream,) = [json.loads(line) for line in listed.stdout.splitlines()]
