@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from outrelay.agent.options import Consume, Expose, parse_consume, parse_expose, parse_service
+from outrelay.agent.options import (
+    Consume,
+    Expose,
+    Limits,
+    parse_consume,
+    parse_expose,
+    parse_service,
+)
 from outrelay.lib.errors import ConfigError
 from tests.agent.place import OPTIONS
 
@@ -91,6 +98,12 @@ def test_a_service_has_one_target() -> None:
     twice = (Expose(service="db", target=("a", 1)), Expose(service="db", target=("b", 2)))
     with pytest.raises(ConfigError, match="--expose: db is exposed twice"):
         replace(OPTIONS, expose=twice)
+
+
+def test_waits_are_as_long_as_the_protocol_says() -> None:
+    limits = Limits()
+    assert (limits.register, limits.open) == (5, 10)
+    assert (limits.ready, limits.provider_ready) == (10, 5)
 
 
 def test_there_is_a_relay() -> None:
