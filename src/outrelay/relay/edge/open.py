@@ -125,7 +125,7 @@ class Opener:
         """Who is to serve the call, without waiting; or StreamRejected."""
         self._pairs.check(call)
         if not self._trail.has_room(call.tenant):
-            raise StreamRejected(RejectCode.LIMIT, "the relay has no room to record it")
+            raise StreamRejected(RejectCode.LIMIT, "the relay has no room to audit it")
         verdict = self._judge.judge_caller(call)
         if not verdict.allow:
             raise StreamRejected(RejectCode.DENIED, self._judge.count(verdict).reason)
