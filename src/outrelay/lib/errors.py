@@ -11,6 +11,7 @@
     │   ├── Reset              one direction of one stream was ended with a code
     │   └── Refused            a connection could not be made
     ├── StreamRejected         the stream was refused before it began
+    ├── ResumeError            a stream that lost its connection cannot go on
     ├── ControlError           a call to the controller failed
     └── StoreError             the controller's database
 
@@ -195,6 +196,17 @@ class StreamRejected(OutRelayError):
 
     def __str__(self) -> str:
         return f"{self.code} {self.reason}"
+
+
+class ResumeError(OutRelayError):
+    """A stream that lost its connection cannot go on: bytes it lacks are gone."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ControlError(OutRelayError):
