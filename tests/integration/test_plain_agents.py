@@ -17,7 +17,6 @@ import pytest
 
 from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.identity.certs import Credentials
-from outrelay.lib.transport.quic import QuicEndpoint
 from tests.integration.peers import MIB, Payload, calling, digest_of, echo
 from tests.integration.world import ANY_PORT, APP, DEAD, SECRET, TENANT, World
 from tests.support import plain
@@ -44,14 +43,9 @@ async def plain_agent(
         odd: It sets bits that mean nothing.
     """
     credentials = credentials or world.issue(agent_identity(TENANT))
-    endpoint = await QuicEndpoint.bind(
-        ("127.0.0.1", 0), credentials=credentials, trust=world.trust, accept_roles=()
-    )
-    try:
-        relay, uri = await world.relay.listening(), credentials.identity.uri
-        yield await PlainAgent.dial(endpoint, relay, uri, odd=odd)
-    finally:
-        await endpoint.close()
+    relay = await world.relay.listening()
+    async with PlainAgent.at(relay, credentials, world.trust, odd=odd) as agent:
+        yield agent
 
 
 @asynccontextmanager

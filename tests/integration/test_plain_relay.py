@@ -1,5 +1,7 @@
 """Our agents at a relay of another implementation, which has none of our features.
 
+What takes long by protocol.md is tried all at once, at the end, plain agents' part included.
+
 The relay speaks in bytes of its own (``tests.support.plain``); the agents are processes.
 """
 
@@ -27,9 +29,10 @@ from tests.integration.peers import (
     echo,
     unused_port,
 )
-from tests.integration.world import ANY_PORT, write_pki
+from tests.integration.world import ANY_PORT, TENANT, World, write_pki
 from tests.support import plain
-from tests.support.plain import PlainRelay
+from tests.support.pki import agent_identity
+from tests.support.plain import PlainAgent, PlainRelay
 from tests.support.processes import Program, Programs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -229,10 +232,12 @@ async def _until_reset(reader: StreamReader, writer: StreamWriter) -> None:
 # ---- what takes its time -------------------------------------------------------------------
 
 CREDIT = 4
-"""Streams an agent may open: control, and three that are never given back."""
+"""Streams a plain peer lets others open: none is ever given back."""
 
 
-async def test_what_a_plain_relay_never_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_plain_peers_never_say(
+    place: Place, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of them takes as long as protocol.md says; all of them together no longer."""
     monkeypatch.setattr(aioquic_core, "STREAMS", CREDIT)
     monkeypatch.setattr(aioquic_streams.GrantedLimit, "grant", lambda _: None)
@@ -240,6 +245,7 @@ async def test_what_a_plain_relay_never_says(place: Place, monkeypatch: pytest.M
         group.create_task(_no_ready(place))
         group.create_task(_no_acknowledgement(place))
         group.create_task(_no_credit(place))
+        group.create_task(_no_credit_of_an_agent(world))
 
 
 async def _no_ready(place: Place) -> None:
@@ -286,3 +292,18 @@ async def _no_credit(place: Place) -> None:
         refused = consumer.seen("open refused", service=GHOST)
         assert {line["code"] for line in refused} == {404}
         await consumer.stop()
+
+
+async def _no_credit_of_an_agent(world: World) -> None:
+    """A plain provider whose refusals use up its credit counts as one that does not answer."""
+    relay, credentials = await world.relay.listening(), world.issue(agent_identity(TENANT))
+    async with PlainAgent.at(relay, credentials, world.trust) as agent:
+        await agent.register("shop-spent")
+        for stream_id in range(1, 1 + CREDIT):
+            stream = await agent.open("shop-spent", stream_id)
+            asked, _ = await agent.incoming()
+            await plain.reject(asked, 503, "no")
+            assert await plain.refusal(stream) == (503, "no")
+        code, _ = await plain.refusal(await agent.open("shop-spent", 1 + CREDIT))
+        assert code == 504
+        await agent.pings()
