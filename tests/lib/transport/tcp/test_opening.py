@@ -38,7 +38,7 @@ class Ground:
         self._sockets = [self._listening]
         self._openings: list[Opening] = []
 
-    def socket(self) -> socket.socket:
+    def unconnected(self) -> socket.socket:
         sock = socket.socket()
         prepare(sock)
         self._sockets.append(sock)
@@ -138,7 +138,7 @@ def reset(sock: socket.socket) -> None:
 
 
 async def test_both_ends_get_through(ground: Ground) -> None:
-    sock = ground.socket()
+    sock = ground.unconnected()
     dialling, dialled = ground.open(sock, client())
     dialling.connect(ground.address)
     accepted = ground.serve(ground.accept())
@@ -148,7 +148,7 @@ async def test_both_ends_get_through(ground: Ground) -> None:
 
 
 async def test_the_handshake_comes_behind_the_stage_before_it(ground: Ground) -> None:
-    dialling, dialled = ground.open(ground.socket(), client(), before=Ask(b"lead me on"))
+    dialling, dialled = ground.open(ground.unconnected(), client(), before=Ask(b"lead me on"))
     dialling.connect(ground.address)
     sock = ground.accept()
     sock.setblocking(True)
@@ -160,7 +160,7 @@ async def test_the_handshake_comes_behind_the_stage_before_it(ground: Ground) ->
 
 async def test_what_does_not_fit_the_kernel_is_sent_later(ground: Ground) -> None:
     question = bytes(8 << 20)
-    dialling, dialled = ground.open(ground.socket(), client(), before=Ask(question))
+    dialling, dialled = ground.open(ground.unconnected(), client(), before=Ask(question))
     dialling.connect(ground.address)
     sock = ground.accept()
     await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def test_what_does_not_fit_the_kernel_is_sent_later(ground: Ground) -> Non
 
 
 async def test_nobody_listens(ground: Ground) -> None:
-    dialling, dialled = ground.open(ground.socket(), client())
+    dialling, dialled = ground.open(ground.unconnected(), client())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dialling.connect(free.getsockname())
@@ -186,7 +186,7 @@ async def test_nobody_listens(ground: Ground) -> None:
 
 
 async def test_no_way_leads_there(ground: Ground) -> None:
-    dialling, dialled = ground.open(ground.socket(), client())
+    dialling, dialled = ground.open(ground.unconnected(), client())
     dialling.connect(("255.255.255.255", 7443))
     failure = await dialled
     assert failure is not None
@@ -222,7 +222,7 @@ async def test_it_takes_too_long(ground: Ground) -> None:
 
 async def test_a_stage_that_fails_ends_it(ground: Ground) -> None:
     stage = Ask(b"lead me on", fails=True)
-    dialling, dialled = ground.open(ground.socket(), client(), before=stage)
+    dialling, dialled = ground.open(ground.unconnected(), client(), before=stage)
     dialling.connect(ground.address)
     sock = ground.accept()
     sock.sendall(b"never")
