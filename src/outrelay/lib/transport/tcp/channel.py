@@ -267,7 +267,7 @@ class Channel:
         number: yamux's id.
     """
 
-    __slots__ = ("acked", "incoming", "number", "outgoing", "resetting", "stopping")
+    __slots__ = ("acked", "incoming", "number", "outgoing", "owner", "resetting", "stopping")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -275,6 +275,8 @@ class Channel:
         """Whether the peer knows of it; false from our SYN to its ACK."""
         self.incoming = Incoming()
         self.outgoing = Outgoing()
+        self.owner: object = None
+        """What the shell has for it."""
         self.resetting: ErrorCode | None = None
         """The code with which our direction is given up, until the peer is told."""
         self.stopping: ErrorCode | None = None

@@ -118,6 +118,9 @@ class Session:
 
     def __init__(self, *, dialled: bool, now: float, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self.closed: Closed | None = None
+        """How it ended, once it has."""
+        self.pings = 0
+        """How many were sent."""
         self._idle_timeout = idle_timeout
         self._now = now
         self._pulse = Pulse[Channel](dialled=dialled, limit=idle_timeout, now=now)
@@ -191,6 +194,7 @@ class Session:
         self._tell_ends(now)
         value = self._pulse.ask(now, busy=self._busy) if self.closed is None else None
         if value is not None:
+            self.pings += 1
             self._control += header(PING, SYN, SESSION, value)
         parts: list[bytes | memoryview] = [bytes(self._control)]
         size = len(self._control)
@@ -234,9 +238,11 @@ class Session:
         for channel in self._channels.values():
             if not channel.incoming.over:
                 channel.incoming.fail(closed)
+                self._wake_reader(channel)
         for channel in (*self._channels.values(), *self._pulse.withdraw()):
             if not channel.outgoing.acknowledged:
                 channel.outgoing.fail(closed)
+                self._wake_writer(channel)
         self._channels.clear()
         self._control.clear()
         self._turns.clear()
