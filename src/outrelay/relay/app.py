@@ -29,21 +29,20 @@ from outrelay.lib.values import address_text
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
-from outrelay.relay.controller import Controller, follow
+from outrelay.relay.controller import Controller
 from outrelay.relay.directory import Directory
-from outrelay.relay.directory_watch import DirectoryWatch
 from outrelay.relay.edge.accept import DRAINING, Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.refusals import Refusals
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.fleet import FleetWatch
+from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
-from outrelay.relay.policy.watch import PolicyWatch
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
@@ -177,11 +176,15 @@ class Relay:
         self._registrations = Registrations(controller, directory, relay_id)
         self._heartbeat = Heartbeat(controller, self._describe)
         self._revoker = Revoker(self._judge, self._pairs, trail)
-        self._fleet = FleetWatch(relay_id, self._pairs, self._revoker)
         self._stalls = Stalls(self._pairs, limits.stalled_streams)
-        self._watches = (
-            PolicyWatch(self._judge, options.tenant),
-            DirectoryWatch(directory, self._registrations, options.tenant),
+        self._following = Following(
+            controller=controller,
+            tenant=options.tenant,
+            judge=self._judge,
+            directory=directory,
+            registrations=self._registrations,
+            roster=roster,
+            fleet=FleetWatch(relay_id, self._pairs, self._revoker),
         )
         opener = Opener(
             relay_id=relay_id,
@@ -225,12 +228,9 @@ class Relay:
             await self._settle()
 
     async def _talk_to_controller(self) -> None:
-        policy, directory = self._watches
         async with TaskGroup() as group:
             spawn(group, self._heartbeat.run(), name="relay: heartbeat")
-            spawn(group, follow(self._controller, policy), name="relay: policy watch")
-            spawn(group, follow(self._controller, directory), name="relay: directory watch")
-            spawn(group, follow(self._controller, self._fleet), name="relay: fleet")
+            spawn(group, self._following.run(), name="relay: following")
             spawn(group, self._revoker.run(), name="relay: revoker")
             spawn(group, self._registrations.run(), name="relay: registrations")
             spawn(group, self._audit.run(), name="relay: audit")

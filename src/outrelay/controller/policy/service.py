@@ -20,7 +20,7 @@ from outrelay.controller.fields import (
     invalid,
 )
 from outrelay.controller.store import Policies, PolicyChange, PolicyChangeKind
-from outrelay.controller.watch import SNAPSHOT, asks_for, watched_tenant
+from outrelay.controller.watch import SNAPSHOT, admit, asks_for, watched_tenant
 from outrelay.lib.control.convert import rule_from_proto, rule_to_proto
 from outrelay.lib.control.v1 import policy_pb2 as pb
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyServicer
@@ -140,6 +140,7 @@ class PolicyService(PolicyServicer):
         tenant = watched_tenant(context, request.tenant)
         marks_batches = asks_for(context, SNAPSHOT)
         with self._policies.feed.subscribe(lambda each: tenant in (None, each.tenant)) as batches:
+            await admit(context)
             found = await self._policies.snapshot(tenant)
             for rule in found.rules:
                 yield _added(rule, found.revision)
