@@ -35,6 +35,7 @@ from outrelay.relay.edge.accept import DRAINING, Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.refusals import Refusals
+from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
@@ -187,9 +188,15 @@ class Relay:
             fleet=FleetWatch(relay_id, self._pairs, self._revoker),
         )
         opener = Opener(
-            relay_id=relay_id,
-            directory=directory,
-            elsewhere=Resolver(controller, directory, options.region).relays_of,
+            seeker=Seeker(
+                relay_id=relay_id,
+                directory=directory,
+                elsewhere=Resolver(controller, directory, options.region).relays_of,
+                judge=self._judge,
+                pairs=self._pairs,
+                metrics=metrics.providers,
+                limits=limits,
+            ),
             judge=self._judge,
             pairs=self._pairs,
             trail=trail,
