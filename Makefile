@@ -59,8 +59,8 @@ define cover
 endef
 
 .PHONY: test
-test: $(STAMP) ## test what needs nothing but Python
-	@$(PYTEST) -m "not root and not netlab"
+test: $(STAMP) ## test what needs nothing but Python and minutes
+	@$(PYTEST) -m "not root and not netlab and not soak"
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
 

@@ -33,6 +33,7 @@ class Backend:
         """Connections so far, whoever served them."""
         self._handler: Handler | None = None
         self._running: set[asyncio.Task[None]] = set()
+        """Those under way, and those whose handler raised something."""
 
     @classmethod
     @asynccontextmanager
@@ -68,6 +69,7 @@ class Backend:
         self._running.add(task)
         try:
             await self._handler(reader, writer)
+            self._running.discard(task)
         finally:
             writer.close()
 
