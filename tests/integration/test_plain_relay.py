@@ -27,6 +27,8 @@ from tests.integration.peers import (
     calling,
     digest_of,
     echo,
+    echo_until_cut,
+    ping,
     unused_port,
 )
 from tests.integration.world import ANY_PORT, TENANT, World, write_pki
@@ -241,7 +243,11 @@ async def test_what_plain_peers_never_say(
     """Each of them takes as long as protocol.md says; all of them together no longer."""
     monkeypatch.setattr(aioquic_core, "STREAMS", CREDIT)
     monkeypatch.setattr(aioquic_streams.GrantedLimit, "grant", lambda _: None)
-    async with asyncio.timeout(40), TaskGroup() as group:
+    async with (
+        asyncio.timeout(40),
+        place.backend.serving(echo_until_cut),
+        TaskGroup() as group,
+    ):
         group.create_task(_no_ready(place))
         group.create_task(_no_acknowledgement(place))
         group.create_task(_no_credit(place))
@@ -253,9 +259,8 @@ async def _no_ready(place: Place) -> None:
     async with place.relay_at() as relay:
         relay.announces = False
         provider, consumer = await asyncio.gather(place.provider(relay), place.consumer(relay))
-        async with place.backend.serving(echo):
-            address = await consumer.listening(service=SERVICE)
-            assert await answer_to(address, b"without READY") == b"without READY"
+        address = await consumer.listening(service=SERVICE)
+        assert await answer_to(address, b"without READY") == b"without READY"
         first, last = [
             int(str((await agent.event("stream opened"))["ts_unix_ms"]))
             for agent in (provider, consumer)
@@ -279,19 +284,34 @@ async def _no_acknowledgement(place: Place) -> None:
 
 
 async def _no_credit(place: Place) -> None:
-    """Refused streams cost credit that never comes back: new ones go to a fresh connection."""
+    """Refused streams cost credit that never comes back: new ones go to a fresh connection.
+
+    When the old one ends the relay drops what the agent offers: it has to be offered again.
+    """
     async with place.relay_at() as relay:
-        consumer = await place.consumer(relay)
-        address = await consumer.listening(service=GHOST)
-        for _ in range(CREDIT):
-            with pytest.raises(ConnectionResetError):
-                await answer_to(address)
-        await consumer.event("no credit for streams, moving to a fresh connection")
-        assert relay.heard == [[plain.HELLO], [plain.HELLO]]
+        expose = f"--expose={SERVICE}={address_text(place.backend.address)}"
+        consume = (f"--consume={name}@{ANY_PORT}" for name in (SERVICE, GHOST))
+        agent = await place.agent("agent-a", relay, expose, *consume)
+        await agent.event("ready")
+        address, ghost = [await agent.listening(service=name) for name in (SERVICE, GHOST)]
+        async with calling(address) as call:
+            await ping(*call)
+            for _ in range(CREDIT - 1):
+                with pytest.raises(ConnectionResetError):
+                    await answer_to(ghost)
+            await agent.event("no credit for streams, moving to a fresh connection")
+            await relay.until_heard(plain.REGISTER, 2)
+            await ping(*call)
         assert (await relay.links[0].connection.wait_closed()).by_peer
-        refused = consumer.seen("open refused", service=GHOST)
-        assert {line["code"] for line in refused} == {404}
-        await consumer.stop()
+        await relay.until_heard(plain.REGISTER, 3)
+        async with calling(address) as call:
+            await ping(*call)
+        assert relay.heard == [
+            [plain.HELLO, plain.REGISTER],
+            [plain.HELLO, plain.REGISTER, plain.REGISTER],
+        ]
+        assert {line["code"] for line in agent.seen("open refused", service=GHOST)} == {404}
+        await agent.stop()
 
 
 async def _no_credit_of_an_agent(world: World) -> None:

@@ -180,8 +180,9 @@ class PlainLink:
 class PlainRelay:
     """A relay without features, policy or controller.
 
-    It answers HELLO with an empty HELLO_ACK, knows an agent by its newest connection, and
-    refuses a call by STREAM_REJECT without reading what the consumer may send.
+    It answers HELLO with an empty HELLO_ACK, and refuses a call by STREAM_REJECT without
+    reading what the consumer may send. When a connection of an agent ends it drops whatever
+    that agent has registered, also by a newer one.
 
     Attributes tests set:
         deaf_to: Services whose REGISTER it refuses: by silence.
@@ -252,6 +253,12 @@ class PlainRelay:
                     except Closed:
                         break
                     group.create_task(self._open(link, stream))
+            self._forget(link.uri)
+
+    def _forget(self, uri: str) -> None:
+        for service, provider in list(self._providers.items()):
+            if provider.uri == uri:
+                del self._providers[service]
 
     async def _greet(self, connection: Connection) -> tuple[PlainLink, Frames]:
         control = await connection.accept_stream()

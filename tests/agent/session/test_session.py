@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions, Limits
-from outrelay.agent.session import registration
+from outrelay.agent.session import registration, uplink
 from outrelay.lib.errors import ErrorCode, Refused
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
@@ -250,6 +250,29 @@ async def test_without_credit_from_a_plain_relay_new_streams_use_a_fresh_connect
             first.stream.finish()
             assert await app.read_all() == b""
             assert (await old.connection.wait_closed()).by_peer
+            await second.send(b"!")
+            assert await read_exactly(opened.stream, 1) == b"!"
+
+
+async def test_services_are_offered_again_when_a_plain_relays_old_connection_ends(
+    narrow: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uplink, "PLAIN_SETTLES", 0.01)
+    async with narrow.agent(
+        consume=[SERVICE], expose={"web": free_port()}, options=limited(open=0.02)
+    ) as agent:
+        old = await narrow.relay.accept(())
+        assert await old.registered() == "web"
+        with await agent.app() as app, await agent.app() as second:
+            first = await old.spliced()
+            new = await narrow.relay.accept(())
+            assert await new.registered() == "web"
+            opened = await new.spliced()
+            app.end()
+            first.stream.finish()
+            assert await app.read_all() == b""
+            assert (await old.connection.wait_closed()).by_peer
+            assert await new.registered() == "web"
             await second.send(b"!")
             assert await read_exactly(opened.stream, 1) == b"!"
 

@@ -57,7 +57,7 @@ class Owner(Protocol):
         """Serve a stream that the relay opened."""
 
     async def register(self, session: Session) -> None:
-        """Register what the agent exposes, however many tries that needs."""
+        """Register what the agent exposes, and again whenever the relay may have dropped it."""
 
     def over(self, session: Session) -> None:
         """The session takes no new streams; called at least once, before anybody can notice."""
