@@ -192,6 +192,19 @@ def web_server() -> Iterator[Address]:
             thread.join()
 
 
+def steady_port() -> Address:
+    """An address nothing listens on, and that the system gives nobody who asks for any.
+
+    Whoever listens there can come back to it: a port that the system may choose goes to
+    the next who asks, not least to who tries to connect to it.
+    """
+    while True:
+        address = "127.0.0.1", random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.socket() as sock:
+            sock.bind(address)
+            return address
+
+
 def unused_port() -> Address:
     """An address nothing listens on."""
     with socket.socket() as sock:
