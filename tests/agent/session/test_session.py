@@ -10,10 +10,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions, Limits
-from outrelay.agent.session import registration, uplink
+from outrelay.agent.session import registration, session, uplink
 from outrelay.lib.errors import ErrorCode, Refused
+from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import beside
 from outrelay.lib.transport.memory import MemoryNetwork
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.agent.tcp import free_port
@@ -140,6 +142,27 @@ async def test_frames_we_do_not_know_are_skipped_and_logged_once(place: Place) -
         await answers_ping(link)
         (line,) = place.seen.of("unknown frames are skipped")
         assert line["first"] == "0x7ff"
+
+
+async def test_frames_that_come_in_floods_leave_others_their_turn(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "TURN", 1)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with place.agent():
+        link = await place.relay.accept()
+        await place.seen.wait("connected")
+        await link.control.write(encode(FrameType.STREAM_READY, orp.StreamReady()) * 500)
+        async with beside(others(), name="others"):
+            await answers_ping(link)
+    assert turns > 500
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import asyncio
 from asyncio import Future, TaskGroup
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -205,12 +204,11 @@ class Session:
             self._owner.take(self, await self.connection.accept_stream())
 
     async def _control(self) -> None:
-        for number in count(1):
-            frame = await self._reader.next_frame()
-            if frame is None:
-                break
+        taken = 0
+        while (frame := await self._reader.next_frame()) is not None:
             await self._dispatch(frame)
-            if number % TURN == 0:
+            taken += 1
+            if taken % TURN == 0:
                 await asyncio.sleep(0)
         raise RemoteProtocolError("the relay ended the control stream")
 
