@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from outrelay.controller.feed import QUEUE_LIMIT
-from outrelay.controller.store.database import Parameters, Row, Session
+from outrelay.controller.store.session import Parameters, Row, Session
 from outrelay.lib.control.v1 import policy_pb2 as policy
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
