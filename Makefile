@@ -51,6 +51,8 @@ PURE := src/outrelay/lib/orp/*,src/outrelay/lib/policy/*,src/outrelay/lib/identi
 PURE := $(PURE),src/outrelay/relay/choice.py
 PURE := $(PURE),src/outrelay/relay/audit/folding.py,src/outrelay/relay/audit/record.py
 PURE := $(PURE),src/outrelay/relay/audit/shares.py
+PURE := $(PURE),src/outrelay/lib/transport/tcp/yamux*.py
+PURE := $(PURE),src/outrelay/lib/transport/tcp/channel.py,src/outrelay/lib/transport/tcp/pulse.py
 
 # Quiet when the coverage is there: pytest's summary stays the last line.
 define cover

@@ -6,8 +6,9 @@ peer may still send us is *granted*; what has been read and not yet given back i
 Invariants:
 
 - The peer cannot make a direction hold more than its window.
-- Credit goes back as the reader takes bytes, in halves of a window; a window grows only
-  when a whole one was taken within two round trips: it is what limits then, not the reader.
+- Credit goes back as the reader takes bytes, in halves of a window; a window grows while
+  the reader takes at least a third of it in the smallest round trip: it may be what limits
+  then, for a sender that waits for credit may have half of the window on the way at a time.
 - An end that was said is final: ``error`` and ``over`` are set once.
 
 Source: protocol.md section 9.
@@ -39,7 +40,7 @@ class Incoming:
     """What the peer sends on one stream."""
 
     __slots__ = (
-        *("_fresh", "_pieces", "_owed", "_given_at"),
+        *("_fresh", "_pieces", "_owed", "_given"),
         *("drained", "error", "granted", "held", "hungry", "over", "window"),
     )
 
@@ -47,7 +48,7 @@ class Incoming:
         self._fresh: list[memoryview] = []
         self._pieces: deque[bytes | memoryview] = deque()
         self._owed = 0
-        self._given_at = (-inf, -inf)
+        self._given = [(-inf, 0), (-inf, 0)]
         self.granted = INITIAL_WINDOW
         self.window = INITIAL_WINDOW
         self.held = 0
@@ -141,11 +142,19 @@ class Incoming:
             return 0
         credit, self._owed = self._owed, 0
         self.granted += credit
-        before, last = self._given_at
-        self._given_at = last, now
-        if now - before <= 2 * rtt:
+        if self._taken(credit, now, rtt) * 3 >= self.window:
             credit += self.widen(min(self.window * 2, self.window + spare, WINDOW_MAX))
         return credit
+
+    def _taken(self, credit: int, now: float, rtt: float) -> float:
+        """Bytes that the reader takes in a round trip, by its last two halves of a window.
+
+        Of two, because who takes all that waits at once gives two halves at the same moment.
+        """
+        (since, _), last = self._given
+        self._given = [last, (now, credit)]
+        taken = last[1] + credit
+        return taken * rtt / max(now - since, 1e-6)
 
     def fail(self, error: TransportError) -> None:
         """Drop what waits and what will come; reads raise ``error``."""

@@ -13,7 +13,6 @@ Source: protocol.md section 9; docs/decisions 0004.
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final, Generic, TypeVar
 
 HELLO: Final = int.from_bytes(b"ORP1", "big")
@@ -46,7 +45,8 @@ class Pulse(Generic[ReceiptT]):
         self._heard_at = now
         self._value = HELLO
         self._is_asking = False
-        self._asked_at = -inf
+        self._is_due = True  # the first one, at once
+        self._asked_at = now
         self._wanted: list[ReceiptT] = []
         self._under_way: list[ReceiptT] = []
         self.rtt = 0.0
@@ -62,14 +62,15 @@ class Pulse(Generic[ReceiptT]):
 
     @property
     def due(self) -> bool:
-        """Whether a ping is to be sent at once: the first one, or one for receipts."""
-        return not self._is_asking and bool(self._wanted or self._asked_at == -inf)
+        """Whether a ping is to be sent as soon as anything can be."""
+        return not self._is_asking and (self._is_due or bool(self._wanted))
 
-    def ask(self, now: float, *, busy: bool) -> int | None:
-        """The value of a ping to send behind everything sent so far, or None."""
-        if self._is_asking or not (self._wanted or now >= self._when(busy=busy)):
+    def ask(self, now: float) -> int | None:
+        """The value of a ping to send behind everything sent so far, if one is due."""
+        if not self.due:
             return None
         self._is_asking = True
+        self._is_due = False
         self._asked_at = now
         self._under_way, self._wanted = self._wanted, []
         return self._value
@@ -94,7 +95,12 @@ class Pulse(Generic[ReceiptT]):
     def deadline(self, *, busy: bool) -> float:
         """When to look again: a ping is due then, or the peer is dead."""
         dead_at = self._heard_at + self._limit
-        return dead_at if self._is_asking else min(dead_at, self._when(busy=busy))
+        is_settled = self._is_asking or self._is_due
+        return dead_at if is_settled else min(dead_at, self._when(busy=busy))
+
+    def handle_timeout(self, now: float, *, busy: bool) -> None:
+        """A ping may be due now."""
+        self._is_due = self._is_due or (not self._is_asking and now >= self._when(busy=busy))
 
     def is_dead(self, now: float) -> bool:
         """Whether there was no sign of life for the limit."""
@@ -104,6 +110,4 @@ class Pulse(Generic[ReceiptT]):
         """When the next ping is due without anybody waiting for it."""
         if self._dialled:
             return self._asked_at + min(PING_BUSY if busy else PING_IDLE, self._limit / 3)
-        if self._asked_at == -inf:
-            return self._asked_at
         return max(self._heard_at, self._asked_at) + min(PING_SILENT, self._limit / 2)

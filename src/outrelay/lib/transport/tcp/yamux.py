@@ -192,7 +192,7 @@ class Session:
     def data_to_send(self, now: float) -> bytes:
         """The next bytes for the peer, about a TLS record or one frame; empty: none now."""
         self._tell_ends(now)
-        value = self._pulse.ask(now, busy=self._busy) if self.closed is None else None
+        value = self._pulse.ask(now) if self.closed is None else None
         if value is not None:
             self.pings += 1
             self._control += header(PING, SYN, SESSION, value)
@@ -216,6 +216,7 @@ class Session:
         if self._pulse.is_dead(now):
             limit = f"{self._idle_timeout:g} s"
             self.lose(Closed(reason=f"no sign of life for {limit}", lost=True))
+        self._pulse.handle_timeout(now, busy=self._busy)
         for channel, until in list(self._lingering.items()):
             if now >= until:
                 self._end_linger(channel, now)
