@@ -48,8 +48,11 @@ types: $(STAMP) ## check types
 PYTEST := $(BIN)/python -m pytest --cov --cov-report=
 # Rooms without input and output: their tests reach every branch.
 PURE := src/outrelay/lib/orp/*,src/outrelay/lib/policy/*,src/outrelay/lib/identity/uri.py
+PURE := $(PURE),src/outrelay/relay/choice.py
 PURE := $(PURE),src/outrelay/relay/audit/folding.py,src/outrelay/relay/audit/record.py
 PURE := $(PURE),src/outrelay/relay/audit/shares.py
+PURE := $(PURE),src/outrelay/lib/transport/tcp/yamux*.py
+PURE := $(PURE),src/outrelay/lib/transport/tcp/channel.py,src/outrelay/lib/transport/tcp/pulse.py
 
 # Quiet when the coverage is there: pytest's summary stays the last line.
 define cover
@@ -58,8 +61,8 @@ define cover
 endef
 
 .PHONY: test
-test: $(STAMP) ## test what needs nothing but Python
-	@$(PYTEST) -m "not root and not netlab"
+test: $(STAMP) ## test what needs nothing but Python and minutes
+	@$(PYTEST) -m "not root and not netlab and not soak"
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
 

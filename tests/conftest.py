@@ -1,7 +1,8 @@
 """What every test gets: the event loops, and a check that nothing is left behind.
 
 An async test runs on asyncio's loop; one marked ``both_loops`` (usually a whole module:
-``pytestmark = pytest.mark.both_loops``) runs once on asyncio's and once on uvloop's.
+``pytestmark = pytest.mark.both_loops``) runs once on asyncio's and once on uvloop's. One marked
+``virtual_time`` runs on a loop whose time passes at once (``support.virtual_loop``).
 Sockets and transports left open fail the run by their ResourceWarning. Hypothesis draws the
 same examples in every run, and no example fails for being slow.
 """
@@ -18,6 +19,8 @@ import pytest_asyncio
 import uvloop
 from hypothesis import settings
 
+from tests.support.virtual_loop import VirtualLoop
+
 settings.register_profile("outrelay", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("outrelay")
 
@@ -28,6 +31,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config,
     item: pytest.Item,
 ) -> dict[str, LoopFactory]:
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualLoop}
     loops: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
     if item.get_closest_marker("both_loops"):
         loops["uvloop"] = uvloop.new_event_loop

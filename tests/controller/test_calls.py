@@ -20,7 +20,9 @@ from outrelay.controller.store import Audit, Policies
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 from outrelay.lib.errors import ControlError, StoreError
 from tests.controller.live import LiveController, refused
+from tests.support.events import events
 
+LIST_METHOD = "/outrelay.control.v1.Policy/ListPolicies"
 LIST = policy_pb2.ListPoliciesRequest(tenant="acme")
 
 
@@ -81,6 +83,25 @@ async def test_garbage_is_an_invalid_argument(controller: LiveController, kind: 
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cannot be decoded"):
             call = rpc(iter([garbage]) if kind.startswith("stream_") else garbage)
             await (call.read() if kind.endswith("_stream") else call)
+
+
+async def test_calls_that_may_not_be_made_are_a_line_a_second(controller: LiveController) -> None:
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    with events() as seen:
+        async with controller.calling(controller.pki.agent()) as stubs:
+            for _ in range(30):
+                async with refused(denied):
+                    await stubs.policy.ListPolicies(LIST)
+            async with refused(denied):
+                await stubs.policy.Watch(policy_pb2.WatchPoliciesRequest(tenant="acme")).read()
+        async with controller.plaintext() as stubs, refused(grpc.StatusCode.INVALID_ARGUMENT):
+            await stubs.policy.AddPolicy(policy_pb2.AddPolicyRequest())
+    first, *more = seen.of("call refused", level="warning", method=LIST_METHOD)
+    assert first["code"] == "PERMISSION_DENIED"
+    assert "127.0.0.1" in str(first["address"])
+    assert len(more) < 10  # one a second, however slow the machine
+    assert seen.of("call refused", level="warning", method="/outrelay.control.v1.Policy/Watch")
+    assert not seen.of("call refused", level="warning", code="INVALID_ARGUMENT")
 
 
 HUGE = b"x" * (MAX_REQUEST + 1000)

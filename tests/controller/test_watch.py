@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from outrelay.controller.feed import QUEUE_LIMIT
-from outrelay.controller.store.database import Parameters, Row, Session
+from outrelay.controller.store.session import Parameters, Row, Session
 from outrelay.lib.control.v1 import policy_pb2 as policy
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
@@ -166,3 +166,19 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_recovers(
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "watch again"):
             await drained(slow)
         assert len(await snapshot(stub)) == size
+
+
+async def test_a_watch_says_what_it_gives_of_what_was_asked_for(
+    controller: LiveController,
+) -> None:
+    """A relay knows a controller of ours by it; who asks for nothing sees nothing."""
+    async with controller.as_relay() as relay:
+        for metadata, tenant in (([SNAPSHOT, ALL_TENANTS], ""), ([SNAPSHOT], "acme"), ([], "acme")):
+            watches = (
+                relay.policy.Watch(policy.WatchPoliciesRequest(tenant=tenant), metadata=metadata),
+                relay.registry.Watch(registry.WatchRequest(tenant=tenant), metadata=metadata),
+            )
+            for watch in watches:
+                given = [(key, value) for key, value in await watch.initial_metadata()]
+                assert given == metadata
+                watch.cancel()

@@ -33,6 +33,7 @@ class Backend:
         """Connections so far, whoever served them."""
         self._handler: Handler | None = None
         self._running: set[asyncio.Task[None]] = set()
+        """Those under way, and those whose handler raised something."""
 
     @classmethod
     @asynccontextmanager
@@ -68,6 +69,7 @@ class Backend:
         self._running.add(task)
         try:
             await self._handler(reader, writer)
+            self._running.discard(task)
         finally:
             writer.close()
 
@@ -183,9 +185,24 @@ def web_server() -> Iterator[Address]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield "127.0.0.1", server.server_port
-        server.shutdown()
-        thread.join()
+        try:
+            yield "127.0.0.1", server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def steady_port() -> Address:
+    """An address nothing listens on, and that the system gives nobody who asks for any.
+
+    Whoever listens there can come back to it: a port that the system may choose goes to
+    the next who asks, not least to who tries to connect to it.
+    """
+    while True:
+        address = "127.0.0.1", random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.socket() as sock:
+            sock.bind(address)
+            return address
 
 
 def unused_port() -> Address:

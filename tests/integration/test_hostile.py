@@ -22,7 +22,7 @@ from tests.integration.attackers import Crowd, Mallories, unnoticed, until_times
 from tests.integration.peers import MIB
 from tests.integration.world import APP, SECRET, World, outrelay_world
 from tests.support.hostile_quic import Hello, Prober, is_retry
-from tests.support.peers import FEATURES, AgentPeer, rejection
+from tests.support.peers import FEATURES, AgentPeer, accept, rejection
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -308,3 +308,34 @@ async def test_a_consumer_that_opens_and_never_reads(world: World) -> None:
         while world.relay.rss() > before:  # it fills up, and stays
             before = world.relay.rss()
             await somebody.go_on(100)
+
+
+async def test_a_provider_that_accepts_and_never_answers(world: World) -> None:
+    """Nor reads: who calls it is stopped when the way to it is full, and nobody else."""
+    streams, mallories = 12, Mallories(world)
+    written = Counter[int]()
+
+    async def talk(consumer: AgentPeer, stream_id: int) -> None:
+        stream = await consumer.open("shop-deaf", stream_id=stream_id)
+        while True:
+            await stream.write(bytes(65536))
+            written[stream_id] += 65536
+
+    async with (
+        unnoticed(world, growth=streams * 3 * MIB) as somebody,
+        mallories.mallory(*FEATURES) as deaf,
+        mallories.mallory(*FEATURES) as consumer,
+    ):
+        await deaf.register("shop-deaf")
+        async with TaskGroup() as group:
+            talks = [group.create_task(talk(consumer, 1 + number)) for number in range(streams)]
+            for _ in range(streams):
+                stream, _incoming = await deaf.incoming()
+                await accept(stream)
+            before = -1
+            while written.total() > before:
+                before = written.total()
+                await somebody.go_on(100)
+            for task in talks:
+                task.cancel()
+    assert streams * MIB / 2 < written.total() < streams * 5 * MIB

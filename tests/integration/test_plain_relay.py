@@ -1,5 +1,7 @@
 """Our agents at a relay of another implementation, which has none of our features.
 
+What takes long by protocol.md is tried all at once, at the end, plain agents' part included.
+
 The relay speaks in bytes of its own (``tests.support.plain``); the agents are processes.
 """
 
@@ -25,11 +27,14 @@ from tests.integration.peers import (
     calling,
     digest_of,
     echo,
+    echo_until_cut,
+    ping,
     unused_port,
 )
-from tests.integration.world import ANY_PORT, write_pki
+from tests.integration.world import ANY_PORT, TENANT, World, write_pki
 from tests.support import plain
-from tests.support.plain import PlainRelay
+from tests.support.pki import agent_identity
+from tests.support.plain import PlainAgent, PlainRelay
 from tests.support.processes import Program, Programs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -229,17 +234,24 @@ async def _until_reset(reader: StreamReader, writer: StreamWriter) -> None:
 # ---- what takes its time -------------------------------------------------------------------
 
 CREDIT = 4
-"""Streams an agent may open: control, and three that are never given back."""
+"""Streams a plain peer lets others open: none is ever given back."""
 
 
-async def test_what_a_plain_relay_never_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_plain_peers_never_say(
+    place: Place, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of them takes as long as protocol.md says; all of them together no longer."""
     monkeypatch.setattr(aioquic_core, "STREAMS", CREDIT)
     monkeypatch.setattr(aioquic_streams.GrantedLimit, "grant", lambda _: None)
-    async with asyncio.timeout(40), TaskGroup() as group:
+    async with (
+        asyncio.timeout(40),
+        place.backend.serving(echo_until_cut),
+        TaskGroup() as group,
+    ):
         group.create_task(_no_ready(place))
         group.create_task(_no_acknowledgement(place))
         group.create_task(_no_credit(place))
+        group.create_task(_no_credit_of_an_agent(world))
 
 
 async def _no_ready(place: Place) -> None:
@@ -247,9 +259,8 @@ async def _no_ready(place: Place) -> None:
     async with place.relay_at() as relay:
         relay.announces = False
         provider, consumer = await asyncio.gather(place.provider(relay), place.consumer(relay))
-        async with place.backend.serving(echo):
-            address = await consumer.listening(service=SERVICE)
-            assert await answer_to(address, b"without READY") == b"without READY"
+        address = await consumer.listening(service=SERVICE)
+        assert await answer_to(address, b"without READY") == b"without READY"
         first, last = [
             int(str((await agent.event("stream opened"))["ts_unix_ms"]))
             for agent in (provider, consumer)
@@ -273,16 +284,46 @@ async def _no_acknowledgement(place: Place) -> None:
 
 
 async def _no_credit(place: Place) -> None:
-    """Refused streams cost credit that never comes back: new ones go to a fresh connection."""
+    """Refused streams cost credit that never comes back: new ones go to a fresh connection.
+
+    When the old one ends the relay drops what the agent offers: it has to be offered again.
+    """
     async with place.relay_at() as relay:
-        consumer = await place.consumer(relay)
-        address = await consumer.listening(service=GHOST)
-        for _ in range(CREDIT):
-            with pytest.raises(ConnectionResetError):
-                await answer_to(address)
-        await consumer.event("no credit for streams, moving to a fresh connection")
-        assert relay.heard == [[plain.HELLO], [plain.HELLO]]
+        expose = f"--expose={SERVICE}={address_text(place.backend.address)}"
+        consume = (f"--consume={name}@{ANY_PORT}" for name in (SERVICE, GHOST))
+        agent = await place.agent("agent-a", relay, expose, *consume)
+        await agent.event("ready")
+        address, ghost = [await agent.listening(service=name) for name in (SERVICE, GHOST)]
+        async with calling(address) as call:
+            await ping(*call)
+            for _ in range(CREDIT - 1):
+                with pytest.raises(ConnectionResetError):
+                    await answer_to(ghost)
+            await agent.event("no credit for streams, moving to a fresh connection")
+            await relay.until_heard(plain.REGISTER, 2)
+            await ping(*call)
         assert (await relay.links[0].connection.wait_closed()).by_peer
-        refused = consumer.seen("open refused", service=GHOST)
-        assert {line["code"] for line in refused} == {404}
-        await consumer.stop()
+        await relay.until_heard(plain.REGISTER, 3)
+        async with calling(address) as call:
+            await ping(*call)
+        assert relay.heard == [
+            [plain.HELLO, plain.REGISTER],
+            [plain.HELLO, plain.REGISTER, plain.REGISTER],
+        ]
+        assert {line["code"] for line in agent.seen("open refused", service=GHOST)} == {404}
+        await agent.stop()
+
+
+async def _no_credit_of_an_agent(world: World) -> None:
+    """A plain provider whose refusals use up its credit counts as one that does not answer."""
+    relay, credentials = await world.relay.listening(), world.issue(agent_identity(TENANT))
+    async with PlainAgent.at(relay, credentials, world.trust) as agent:
+        await agent.register("shop-spent")
+        for stream_id in range(1, 1 + CREDIT):
+            stream = await agent.open("shop-spent", stream_id)
+            asked, _ = await agent.incoming()
+            await plain.reject(asked, 503, "no")
+            assert await plain.refusal(stream) == (503, "no")
+        code, _ = await plain.refusal(await agent.open("shop-spent", 1 + CREDIT))
+        assert code == 504
+        await agent.pings()

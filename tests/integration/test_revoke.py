@@ -1,17 +1,53 @@
-"""A stream that runs is ended when its rule goes, or when an operator says so."""
+"""A stream that runs is ended when the rules deny it, or when an operator says so."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from asyncio import StreamReader
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import pytest_asyncio
 
 from tests.integration.peers import calling, echo_until_cut, ping
-from tests.integration.world import APP, TENANT, World
+from tests.integration.world import ALLOWED, APP, SECRET, World, outrelay_world
+from tests.support.processes import Output
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ALLOW = "{{tenant: acme, rules: [{{caller: '*', target: '{target}', decision: allow}}]}}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def streaming(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A world with an echo for a backend."""
+    async with (
+        outrelay_world(tmp_path_factory.mktemp("revoke")) as world,
+        world.backend.serving(echo_until_cut),
+    ):
+        yield world
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(streaming: World) -> AsyncIterator[World]:
+    """Its rules are what they were, afterwards."""
+    yield streaming
+    await have_only(streaming, ALLOWED)
+
+
+async def have_only(world: World, target: str) -> None:
+    """Let one new rule be all that the tenant has: it allows ``target``."""
+    rules = world.directory / "rules.yaml"
+    await asyncio.to_thread(rules.write_text, ALLOW.format(target=target))
+    await said(world, "policy", "apply", "-f", str(rules), "--yes")
+
+
+async def said(world: World, *args: str) -> Output:
+    """What ``outrelay-cli`` answers when all goes well."""
+    done = await world.cli(*args)
+    assert done.code == 0, done
+    return done
 
 
 async def assert_reset(reader: StreamReader) -> None:
@@ -21,43 +57,80 @@ async def assert_reset(reader: StreamReader) -> None:
             await reader.read()
 
 
-async def audited(world: World, event: str) -> list[dict[str, object]]:
-    """What the trail has of an event; it gets there within moments."""
-    query = ("audit", "query", "--tenant", TENANT, "--output", "json")
+async def assert_audited(world: World, stream_id: str, reason: str = "") -> None:
+    """The trail tells that a stream was revoked, and why; it gets there within moments."""
+    query = ("audit", "query", "--stream-id", stream_id, "--output", "json")
     async with asyncio.timeout(10):
         while True:
-            done = await world.cli(*query)
-            assert done.code == 0, done
+            done = await said(world, *query)
             lines = [json.loads(line) for line in done.stdout.splitlines()]
-            if found := [line for line in lines if line.get("event") == event]:
-                return found
+            if found := [line for line in lines if line["event"] == "revoke"]:
+                assert len(found) == 1
+                assert reason in found[0]["reason"]
+                return
 
 
-async def test_a_rule_that_goes_ends_what_it_allowed_and_nothing_else(own_world: World) -> None:
-    world = own_world
-    async with world.backend.serving(echo_until_cut):
-        vault = await world.allow("vault")
-        async with calling(world.at["vault"]) as denied, calling(world.at[APP]) as kept:
-            await ping(*denied)
+# ---- ways to deny SECRET, which a rule allows ------------------------------------------------
+
+
+async def remove_the_rule(world: World, rule: str) -> None:
+    await said(world, "policy", "remove", "--id", rule)
+
+
+async def add_another(world: World, _rule: str) -> None:
+    deny = ("--caller", "*", "--target", SECRET, "--decision", "deny")
+    await said(world, "policy", "add", *deny)
+
+
+async def replace_them_all(world: World, _rule: str) -> None:
+    """By a set in which another rule than before allows APP."""
+    await have_only(world, APP)
+
+
+@pytest.mark.parametrize("change", [remove_the_rule, add_another, replace_them_all])
+async def test_a_change_of_rules_ends_what_it_denies_and_nothing_else(
+    world: World, change: Callable[[World, str], Awaitable[None]]
+) -> None:
+    rule, mark = await world.allow(SECRET), world.relay.mark()
+    async with calling(world.at[SECRET]) as denied, calling(world.at[APP]) as kept:
+        await ping(*denied)
+        await ping(*kept)
+        await change(world, rule)
+        await assert_reset(denied[0])
+        await ping(*kept)
+    opened = await world.relay.event("stream opened", since=mark, service=SECRET)
+    await assert_audited(world, str(opened["stream_id"]))
+
+
+async def test_a_rule_that_expires_takes_its_streams_with_it(world: World) -> None:
+    mark = world.relay.mark()
+    brief = ("--caller", "*", "--target", SECRET, "--decision", "allow", "--expires", "2s")
+    async with calling(world.at[APP]) as kept:
+        await said(world, "policy", "add", *brief)
+        async with calling(world.at[SECRET]) as (reader, writer):
+            await ping(reader, writer)
+            async with asyncio.timeout(2 + 2):
+                with pytest.raises(ConnectionResetError):
+                    await reader.read()
+        await ping(*kept)
+    opened = await world.relay.event("stream opened", since=mark, service=SECRET)
+    await assert_audited(world, str(opened["stream_id"]))
+
+
+async def test_an_operator_sees_a_stream_and_ends_it(world: World) -> None:
+    async with calling(world.at[APP]) as kept:
+        await ping(*kept)
+        mark = world.relay.mark()
+        async with calling(world.at[APP]) as (reader, writer):
+            await ping(reader, writer)
+            stream_id = str((await world.relay.event("stream opened", since=mark))["stream_id"])
+            listed = await said(world, "fleet", "streams", "--output", "json")
+            streams = [json.loads(line) for line in listed.stdout.splitlines()]
+            assert [stream["service"] for stream in streams] == [APP, APP]
+            assert stream_id in {stream["stream_id"] for stream in streams}
+            await said(world, "stream", "kill", stream_id, "--reason", "enough")
+            await assert_reset(reader)
             await ping(*kept)
-            removed = await world.cli("policy", "remove", "--tenant", TENANT, "--id", vault)
-            assert removed.code == 0, removed
-            await assert_reset(denied[0])
-            await ping(*kept)
-    (event,) = await audited(world, "revoke")
-    assert event["target"] == "vault"
-
-
-async def test_an_operator_sees_a_stream_and_ends_it(own_world: World) -> None:
-    world = own_world
-    async with world.backend.serving(echo_until_cut), calling(world.at[APP]) as (reader, writer):
-        await ping(reader, writer)
-        listed = await world.cli("fleet", "streams", "--tenant", TENANT, "--output", "json")
-        assert listed.code == 0, listed
-        (stream,) = [json.loads(line) for line in listed.stdout.splitlines()]
-        assert stream["service"] == APP
-        killed = await world.cli("stream", "kill", "--tenant", TENANT, stream["stream_id"])
-        assert killed.code == 0, killed
-        await assert_reset(reader)
-    again = await world.cli("stream", "kill", "--tenant", TENANT, stream["stream_id"])
+    await assert_audited(world, stream_id, "enough")
+    again = await world.cli("stream", "kill", stream_id)
     assert again.code == 3, again

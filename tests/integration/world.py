@@ -10,7 +10,7 @@ Tests see of it what people see: sockets, log lines, exit codes and ``outrelay-c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from outrelay.lib.identity.issue import Authority
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
-from tests.integration.peers import Backend, unused_port, web_server
+from tests.integration.peers import Backend, steady_port, unused_port, web_server
 from tests.support.pki import save
 from tests.support.processes import Output, Program, Programs, run
 
@@ -56,6 +56,8 @@ class World:
     directory: Path
     backend: Backend
     web: Address
+    relay_flags: Sequence[str | Path] = ()
+    """What the relay is told beside what it needs."""
     at: dict[str, Address] = field(default_factory=dict)
     """Where the consumer listens, by service."""
 
@@ -117,11 +119,12 @@ class World:
         """Where the relay listens."""
         return address_text(await self.relay.listening())
 
-    async def start_controller(self) -> None:
-        """Start the controller on a port the system chooses."""
+    async def start_controller(self, listen: str = "") -> None:
+        """Start the controller, where nothing listens or where it was before."""
+        listen = listen or address_text(steady_port())
         self.controller = await self.programs.start(
             "outrelay-controller",
-            *("--listen", ANY_PORT, "--db", self.directory / "controller.db"),
+            *("--listen", listen, "--db", self.directory / "controller.db"),
             *self.credentials("controller"),
         )
         await self.controller.event("ready")
@@ -132,6 +135,7 @@ class World:
             "outrelay-relay",
             *("--listen", listen, "--controller", await self.controller_address()),
             *self.credentials("relay"),
+            *self.relay_flags,
         )
         await self.relay.event("ready")
         await self.relay.event("policy loaded")
@@ -187,16 +191,23 @@ class World:
 
 
 @asynccontextmanager
-async def outrelay_world(directory: Path) -> AsyncIterator[World]:
+async def outrelay_world(directory: Path, *relay_flags: str | Path) -> AsyncIterator[World]:
     """A world that is ready, gone after the ``with``.
 
     Args:
         directory: An empty one.
+        relay_flags: What the relay is told beside what it needs.
     """
     write_pki(directory / "pki")
     with web_server() as web:
         async with Backend.start() as backend, Programs() as programs:
-            world = World(programs=programs, directory=directory, backend=backend, web=web)
+            world = World(
+                programs=programs,
+                directory=directory,
+                backend=backend,
+                web=web,
+                relay_flags=relay_flags,
+            )
             await world.start_controller()
             await world.allow(ALLOWED)
             await world.start_relay()

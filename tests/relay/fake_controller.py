@@ -26,18 +26,25 @@ MessageT = TypeVar("MessageT", bound=Message)
 AnswerT = TypeVar("AnswerT", bound=Message)
 
 
+ASKED = {("outrelay-snapshot", "1"), ("outrelay-all-tenants", "1")}
+"""What our controllers give a Watch that asks for it, and say so."""
+
+
 class Calls:
     """Calls that were made, to be waited for."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, Message]] = []
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
-    async def note(self, name: str, request: Message) -> None:
+    def note(self, name: str, request: Message) -> None:
         """A call was made."""
-        async with self._changed:
-            self.made.append((name, request))
-            self._changed.notify_all()
+        self.made.append((name, request))
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Have everybody who waits look again."""
+        self._changed.set()
 
     def of(self, name: str, kind: type[MessageT]) -> list[MessageT]:
         """The requests of one rpc."""
@@ -45,8 +52,9 @@ class Calls:
 
     async def until(self, enough: Callable[[], bool]) -> None:
         """Return once ``enough`` holds after some call."""
-        async with self._changed:
-            await self._changed.wait_for(enough)
+        while not enough():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def number(self, name: str, count: int) -> None:
         """Return once an rpc was called ``count`` times."""
@@ -72,6 +80,9 @@ class FakeController:
     rows: list[registry_pb2.Provider]
     """What Resolve answers, whatever is asked for."""
 
+    plain: bool
+    """Whether it gives a Watch nothing of what its metadata asks for."""
+
     loses_answers: bool
     """Whether the next batch is stored without saying so."""
 
@@ -84,6 +95,7 @@ class FakeController:
         self.stored: dict[str, audit_pb2.AuditEvent] = {}
         self.refuses = lambda _event: False
         self.rows = []
+        self.plain = False
         self.loses_answers = False
         self._watchers: defaultdict[str, set[asyncio.Queue[Message | None]]] = defaultdict(set)
 
@@ -166,17 +178,22 @@ class FakeController:
         self, name: str, request: type[MessageT]
     ) -> grpc.RpcMethodHandler[MessageT, Message]:
         async def follow(message: MessageT, context: Context) -> AsyncIterator[Message]:
-            self.metadata[name] = {
-                str(key): str(value) for key, value in context.invocation_metadata() or ()
-            }
+            sent = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            tenant = getattr(message, "tenant", "")
+            watched = f"{name} of {tenant}" if tenant else name
+            self.metadata[watched] = sent
             queue = asyncio.Queue[Message | None]()
-            self._watchers[name].add(queue)
+            await self._admit(f"Watch {watched}", message, context)
+            given = [] if self.plain else [each for each in sent.items() if each in ASKED]
+            await context.send_initial_metadata(given)
+            self._watchers[watched].add(queue)
+            self.calls.look_again()
             try:
-                await self._admit(f"Watch {name}", message, context)
                 while event := await queue.get():
                     yield event
             finally:
-                self._watchers[name].discard(queue)
+                self._watchers[watched].discard(queue)
+                self.calls.note(f"Watch {watched} over", message)
 
         return grpc.unary_stream_rpc_method_handler(
             follow,
@@ -198,7 +215,7 @@ class FakeController:
         return audit_pb2.RecordBatchResponse()
 
     async def _admit(self, name: str, request: Message, context: Context) -> None:
-        await self.calls.note(name, request)
+        self.calls.note(name, request)
         if self.silent:
             await asyncio.Event().wait()
         if code := self.failures.get(name):

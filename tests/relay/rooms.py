@@ -29,6 +29,7 @@ from outrelay.relay.directory import Directory
 from outrelay.relay.edge.accept import Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pairs
@@ -148,9 +149,15 @@ async def relay_rooms(
             limits=limits,
         ),
         opener=Opener(
-            relay_id="r1",
-            directory=directory,
-            elsewhere=elsewhere,
+            seeker=Seeker(
+                relay_id="r1",
+                directory=directory,
+                elsewhere=elsewhere,
+                judge=judge,
+                pairs=pairs,
+                metrics=metrics.providers,
+                limits=limits,
+            ),
             judge=judge,
             pairs=pairs,
             trail=trail,

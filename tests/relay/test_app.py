@@ -22,6 +22,7 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
 from outrelay.relay import app
 from outrelay.relay.app import Relay, check, run
+from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.controller import Controller
 from outrelay.relay.options import RelayOptions
 from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
@@ -77,7 +78,7 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    options: RelayOptions, target: str, *, pki: TestPki | None = None
+    options: RelayOptions, target: str, *, pki: TestPki | None = None, disk: Disk | None = None
 ) -> AsyncIterator[Running]:
     """A relay that serves; with a PKI it calls the controller over TLS."""
     network = MemoryNetwork()
@@ -86,7 +87,8 @@ async def running(
     credentials, trust = (pki.relay(), pki.trust) if pki else (None, None)
     with events() as seen:
         async with Controller((target,), credentials=credentials, trust=trust) as controller:
-            relay = Relay(options, "r1", controller, RelayMetrics.on(CollectorRegistry()))
+            metrics = RelayMetrics.on(CollectorRegistry())
+            relay = Relay(options, "r1", controller, metrics, disk=disk)
             async with beside(relay.serve(listener, stop), name="relay under test") as task:
                 await seen.wait("ready")
                 yield Running(network=network, listener=listener, stop=stop, seen=seen, task=task)
@@ -257,6 +259,33 @@ async def test_without_a_controller_it_serves_and_stops(
 
         [line] = relay.seen.of("the controller was not told everything")
         assert line["audit_events"] == 2  # a registration and a reject
+
+
+async def test_without_a_controller_a_spool_lets_it_stop_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    with open_disk(folder, 1 << 20) as disk:
+        async with running(options, NOBODY, disk=disk) as relay:
+            provider = await relay.agent(AGENT_B)
+            await provider.register("db")
+            relay.stop.set()
+            await relay.task
+
+            [line] = relay.seen.of("audit events wait in the spool")
+            assert line["events"] == 1
+            assert relay.seen.of("the controller was not told everything") == []
+    assert len(list(folder.glob("*.audit"))) == 1
+
+
+async def test_a_spool_is_one_relays(tmp_path: Path) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    options = replace(options, audit_spool=tmp_path / "spool")
+    assert list(check(options)) == []
+    with open_disk(tmp_path / "spool", 1 << 20):
+        with pytest.raises(ConfigError, match="is used by another relay"):
+            await run(options, asyncio.Event())
+        [fault] = check(options)
+        assert "is used by another relay" in fault
 
 
 async def test_allow_all_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from outrelay.relay import command
-from outrelay.relay.options import RelayOptions
+from outrelay.relay.options import Overflow, RelayOptions
 from tests.support.pki import TestPki, save, save_trust
 
 
@@ -49,6 +49,9 @@ def test_the_defaults_are_those_of_the_contract(files: list[str]) -> None:
         tenant="",
         max_streams_per_agent=10_000,
         drain=10.0,
+        audit_spool=None,
+        audit_spool_size=256 * 2**20,
+        audit_overflow=Overflow.DENY,
         allow_all=False,
     )
 
@@ -60,6 +63,8 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
         *("--controller", "a:1,b:2", "--controller", "unix:/run/c.sock"),
         *("--controller-plaintext", "--region", "eu-1", "--relay-id", "r7"),
         *("--tenant", "acme", "--max-streams-per-agent", "5", "--drain", "1m", "--allow-all"),
+        *("--audit-spool", "/var/spool/r7", "--audit-spool-size", "1GiB"),
+        *("--audit-overflow", "drop"),
     )
 
     assert options == RelayOptions(
@@ -75,6 +80,9 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
         tenant="acme",
         max_streams_per_agent=5,
         drain=60.0,
+        audit_spool=Path("/var/spool/r7"),
+        audit_spool_size=2**30,
+        audit_overflow=Overflow.DROP,
         allow_all=True,
     )
 
@@ -91,6 +99,9 @@ def test_check_is_content_with_what_is_fine(files: list[str]) -> None:
         (["--max-streams-per-agent", "0"], 2),
         (["--drain", "soon"], 2),
         (["--tenant", "Not A Tenant"], 78),
+        (["--audit-spool-size", "1KiB"], 78),
+        (["--audit-overflow", "maybe"], 2),
+        (["--audit-spool", "/proc/nowhere", "--check"], 78),
         (["--cert", "/nonexistent.pem", "--check"], 78),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -12,7 +11,7 @@ import pytest
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ConfigError, ControlError
 from outrelay.lib.tasks import beside
-from outrelay.relay.controller import Controller, Services, follow
+from outrelay.relay.controller import Answers, Controller, Services, follow
 from tests.relay.fake_controller import FakeController, fake_controller
 
 
@@ -31,11 +30,18 @@ class Follower:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.extended: bool | None = None
         self.changed = asyncio.Event()
 
-    def open(self, services: Services) -> AsyncIterator[registry.WatchEvent]:
+    def open(self, services: Services) -> Answers[registry.WatchEvent]:
         self._note("open")
-        return aiter(services.registry.Watch(registry.WatchRequest()))
+        return services.registry.Watch(registry.WatchRequest())
+
+    def begun(self, *, extended: bool) -> None:
+        self.extended = extended
+
+    def refused(self) -> None:
+        self._note("refused")
 
     def take(self, event: registry.WatchEvent) -> None:
         self._note(event.service_name)

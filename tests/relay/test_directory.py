@@ -1,4 +1,4 @@
-"""Look-ups: agents attached here, in turn, and the copy of the registry."""
+"""Look-ups: agents attached here, and the copy of the registry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def deregistered(provider: registry.Provider) -> registry.WatchEvent:
 SNAPSHOT_END = registry.WatchEvent(kind=registry.EVENT_KIND_SNAPSHOT_END)
 
 
-async def test_providers_are_found_within_their_tenant_in_turn() -> None:
+async def test_providers_are_found_within_their_tenant() -> None:
     async with relay_rooms() as relay:
         for agent in (AGENT_A, AGENT_B, AGENT_C):
             await relay.provider(agent)
@@ -41,10 +41,36 @@ async def test_providers_are_found_within_their_tenant_in_turn() -> None:
         def uris(tenant: str = "acme", name: str = "echo") -> list[str]:
             return [session.uri for session in relay.directory.providers(tenant, name)]
 
-        a, b, c = AGENT_A.uri, AGENT_B.uri, AGENT_C.uri
-        assert [uris() for _ in range(4)] == [[a, b, c], [b, c, a], [c, a, b], [a, b, c]]
+        assert uris() == [AGENT_A.uri, AGENT_B.uri, AGENT_C.uri]
         assert uris("globex") == [STRANGER.uri]
         assert uris("initech") == uris("acme", "other") == []
+
+
+async def test_each_process_of_an_agent_is_a_provider_the_newest_first() -> None:
+    async with relay_rooms() as relay:
+        made = [
+            await relay.agent(AGENT_B, instance=instance)
+            for instance in (b"1" * 16, b"", b"2" * 16, b"too short", b"3" * 16)
+        ]
+        for peer in made[:4]:
+            await peer.register("echo")
+
+        sessions = relay.roster.of(AGENT_B.uri)
+        found = relay.directory.providers("acme", "echo")
+        assert found == [sessions[3], sessions[2], sessions[0]]
+        await made[3].deregister("echo")
+        assert relay.directory.providers("acme", "echo") == [sessions[2], sessions[1], sessions[0]]
+
+
+async def test_a_service_offered_anew_has_no_past() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.provider()
+        (session,) = relay.roster
+        session.standing("echo").failed(0.0, 1.0)
+        await peer.deregister("echo")
+        assert session.standings == {}
+        await peer.register("echo")
+        assert not session.standing("echo").rests(1.0)
 
 
 async def test_an_agent_offers_what_any_of_its_sessions_does() -> None:

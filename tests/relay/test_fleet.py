@@ -19,7 +19,9 @@ def watched(relay: Rooms) -> FleetWatch:
 async def answer(watch: FleetWatch, command: fleet.RelayCommand) -> list[fleet.RelayReport]:
     """The reports that answer ``command``, as they would leave."""
     watch.take(command)
-    return list(watch._answers.get_nowait())
+    reports = watch._answers.get_nowait()
+    assert reports is not None
+    return list(reports)
 
 
 async def test_streams_are_listed_with_what_they_moved() -> None:

@@ -8,8 +8,8 @@ is seen. Carriers are ours; a *plain* peer differs in what it says on them.
         ...                             # agents of ours connect, register, call each other
         relay.heard[0]                  # what the first of them said on its control stream
 
-    agent = await PlainAgent.dial(endpoint, address, uri)
-    await agent.register("files")
+    async with PlainAgent.at(address, credentials, trust) as agent:
+        await agent.register("files")
 
 Source: protocol.md sections 2 to 6, the notes on plain peers.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from outrelay.lib.errors import Closed, ErrorCode, Reset, TransportError
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
-from outrelay.lib.transport.carrier import Address, Connection, Dialer, Stream
+from outrelay.lib.transport.carrier import Address, Connection, Stream
 from outrelay.lib.transport.quic import QuicEndpoint
 
 HELLO, HELLO_ACK, REGISTER, REGISTER_ACK = 0x001, 0x002, 0x003, 0x004
@@ -180,8 +180,9 @@ class PlainLink:
 class PlainRelay:
     """A relay without features, policy or controller.
 
-    It answers HELLO with an empty HELLO_ACK, knows an agent by its newest connection, and
-    refuses a call by STREAM_REJECT without reading what the consumer may send.
+    It answers HELLO with an empty HELLO_ACK, and refuses a call by STREAM_REJECT without
+    reading what the consumer may send. When a connection of an agent ends it drops whatever
+    that agent has registered, also by a newer one.
 
     Attributes tests set:
         deaf_to: Services whose REGISTER it refuses: by silence.
@@ -252,6 +253,12 @@ class PlainRelay:
                     except Closed:
                         break
                     group.create_task(self._open(link, stream))
+            self._forget(link.uri)
+
+    def _forget(self, uri: str) -> None:
+        for service, provider in list(self._providers.items()):
+            if provider.uri == uri:
+                del self._providers[service]
 
     async def _greet(self, connection: Connection) -> tuple[PlainLink, Frames]:
         control = await connection.accept_stream()
@@ -330,16 +337,31 @@ class PlainAgent:
         self.frames = Frames(control)
 
     @classmethod
-    async def dial(
-        cls, dialer: Dialer, relay: Address, uri: str, *, odd: bool = False
-    ) -> PlainAgent:
-        """An agent whose HELLO has been answered."""
-        connection = await dialer.dial(relay, roles={Role.RELAY})
-        agent = cls(connection, await connection.open_stream())
-        await agent.control.write(frame(HELLO, {1: "orp/1", 2: uri}, odd=odd))
-        ack = await agent.frames.expect(HELLO_ACK)
-        assert 3 not in ack.fields, "features nobody offered"
-        return agent
+    @asynccontextmanager
+    async def at(
+        cls, relay: Address, credentials: Credentials, trust: Trust, *, odd: bool = False
+    ) -> AsyncIterator[PlainAgent]:
+        """An agent whose HELLO has been answered, connected for the length of the ``with``.
+
+        Args:
+            relay: Where the relay is.
+            credentials: The agent's.
+            trust: Whom the relay's certificate must come from.
+            odd: Set bits that mean nothing.
+        """
+        endpoint = await QuicEndpoint.bind(
+            ("127.0.0.1", 0), credentials=credentials, trust=trust, accept_roles=()
+        )
+        try:
+            connection = await endpoint.dial(relay, roles={Role.RELAY})
+            agent = cls(connection, await connection.open_stream())
+            hello = {1: "orp/1", 2: credentials.identity.uri}
+            await agent.control.write(frame(HELLO, hello, odd=odd))
+            ack = await agent.frames.expect(HELLO_ACK)
+            assert 3 not in ack.fields, "features nobody offered"
+            yield agent
+        finally:
+            await endpoint.close()
 
     async def register(self, service: str, *, odd: bool = False) -> None:
         """REGISTER, and the next frame is its acknowledgement."""

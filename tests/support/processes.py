@@ -77,6 +77,14 @@ class Program:
         """Resident memory, bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
+    def files(self) -> int:
+        """Descriptors it has open."""
+        return int(psutil.Process(self.pid).num_fds())
+
+    def threads(self) -> int:
+        """Threads it has."""
+        return int(psutil.Process(self.pid).num_threads())
+
     def cpu(self) -> float:
         """Seconds of processor time used so far."""
         times = psutil.Process(self.pid).cpu_times()

@@ -156,7 +156,9 @@ class Provider:
                 stream.carrier.finish()
                 await stream.carrier.wait_finished()
         except (TransportError, TimeoutError) as error:
-            log.info("refusal not delivered", stream_id=stream.name, error=str(error))
+            self._throttle.write(
+                log.info, "refusal not delivered", stream_id=stream.name, error=str(error)
+            )
 
     async def _carry(
         self,
@@ -177,6 +179,13 @@ class Provider:
                 await stream.until_ready(ready, limit, is_plain=is_plain, held=held)
             await stream.carry(sock, self._watch)
         except (StreamRejected, TransportError, OSError) as error:
-            log.warning("stream given up", stream_id=stream.name, reason=str(error))
+            self._throttle.write(
+                log.warning,
+                "stream given up",
+                cause=stream.service,
+                stream_id=stream.name,
+                service=stream.service,
+                reason=str(error),
+            )
         finally:
             abort(sock)

@@ -9,6 +9,7 @@ import click
 
 from outrelay.cli.flags import calls_controller, examples
 from outrelay.cli.output import TABLE, print_record, record_of
+from outrelay.cli.plain import replaced
 from outrelay.cli.ruleset import Difference, RuleSet, difference, line_of, parse
 from outrelay.cli.session import STREAM_TIMEOUT, Missing, Session
 from outrelay.lib.control.v1 import policy_pb2 as pb
@@ -59,10 +60,7 @@ async def apply(session: Session, *, file: str, yes: bool) -> None:
             _ask(tenant, yes=yes, stdin=file == STDIN)
             for rule in found.added:
                 rule.tenant = tenant
-            request = pb.ReplacePoliciesRequest(
-                tenant=tenant, rules=found.result, expected_revision=revision
-            )
-            revision = (await policy.ReplacePolicies(request, timeout=STREAM_TIMEOUT)).revision
+            revision = await replaced(policy, tenant, found, revision)
     _report(session, tenant, found, revision)
 
 

@@ -23,6 +23,7 @@ from outrelay.cli.output import (
     record_of,
     word,
 )
+from outrelay.cli.plain import explained
 from outrelay.cli.ruleset import DECISIONS, P2P_MODES, RELAY_MODES, dump
 from outrelay.cli.session import STREAM_TIMEOUT, TIMEOUT, Session
 from outrelay.lib.control.v1 import policy_pb2 as pb
@@ -206,7 +207,7 @@ async def explain(
         provider=provider,
     )
     async with session.channel() as channel:
-        answer = await PolicyStub(channel).Explain(request, timeout=STREAM_TIMEOUT)
+        answer = await explained(PolicyStub(channel), request)
     if session.output != TABLE:
         print_record(session.output, _explanation(answer))
         return

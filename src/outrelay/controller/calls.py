@@ -20,12 +20,16 @@ from outrelay.controller.clock import Clock
 from outrelay.lib.errors import ControlError, StoreError
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RpcMetrics
+from outrelay.lib.observe.throttle import Throttle
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
+
+_UNWELCOME = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+"""Codes of calls that their callers may not make."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[RequestT, ResponseT]"
 Presence = Callable[[Caller], AbstractContextManager[None]]
@@ -49,6 +53,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._present = present
         self._metrics = metrics
         self._clock = clock
+        self._throttle = Throttle()
 
     async def intercept_service(
         self,
@@ -76,10 +81,25 @@ class Calls(grpc.aio.ServerInterceptor):
             code, reason = _refusal_of(error, method)
         finally:
             self._metrics.calls.labels(method, code).inc()
-        log.debug("call refused", method=method, code=code, reason=reason)
+        self._tell(method, context, code, reason)
         # Out here: an error that is still held when the call is aborted is held in a circle,
         # and the request with it, until somebody collects garbage.
         return await context.abort(grpc.StatusCode[code], reason)
+
+    def _tell(self, method: str, context: Context, code: str, reason: str) -> None:
+        """Log a call that was refused; who may not make it is what an operator must see."""
+        if code in _UNWELCOME:
+            self._throttle.write(
+                log.warning,
+                "call refused",
+                cause=(method, code),
+                method=method,
+                address=context.peer(),
+                code=code,
+                reason=reason,
+            )
+        else:
+            log.debug("call refused", method=method, code=code, reason=reason)
 
     def watching(self, method: str) -> AbstractContextManager[object]:
         """Counts an open stream of answers."""

@@ -51,6 +51,7 @@ __all__ = [
     "ADDRESS",
     "DURATION",
     "FILE",
+    "FOLDER",
     "OPTIONAL_ADDRESS",
     "SIZE",
     "Address",
@@ -107,6 +108,7 @@ SIZE = ParsedType("size", parse_size)
 ADDRESS = ParsedType("host:port", parse_address)
 OPTIONAL_ADDRESS = ParsedType("host:port", parse_optional_address)
 FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 # ---- flags ---------------------------------------------------------------------------------

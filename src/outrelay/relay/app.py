@@ -12,6 +12,7 @@ import asyncio
 import socket
 from asyncio import Task, TaskGroup
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 
 from outrelay.lib.checks import faults_of, try_bind
@@ -25,23 +26,24 @@ from outrelay.lib.tasks import beside, spawn
 from outrelay.lib.transport.carrier import Address, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.values import address_text
-from outrelay.relay.audit.sender import Sender
-from outrelay.relay.audit.trail import Trail
-from outrelay.relay.controller import Controller, follow
+from outrelay.relay.audit.delivery import Delivery
+from outrelay.relay.audit.disk import Disk, open_disk
+from outrelay.relay.audit.files import try_spool
+from outrelay.relay.controller import Controller
 from outrelay.relay.directory import Directory
-from outrelay.relay.directory_watch import DirectoryWatch
 from outrelay.relay.edge.accept import DRAINING, Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.refusals import Refusals
+from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.fleet import FleetWatch
+from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
-from outrelay.relay.policy.watch import PolicyWatch
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
@@ -81,7 +83,9 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
             trust=trust if secure else None,
         ) as controller:
             relay_id = options.relay_id or credentials.identity.name
-            await Relay(options, relay_id, controller, metrics).serve(listener, stop)
+            with _open_spool(options) as disk:
+                relay = Relay(options, relay_id, controller, metrics, disk=disk)
+                await relay.serve(listener, stop)
     finally:
         await listener.close()
 
@@ -92,7 +96,19 @@ def check(options: RelayOptions) -> Iterable[str]:
         lambda: _load_identity(options),
         lambda: load_trust(options.ca),
         lambda: try_bind("--listen", options.listen, udp=True),
+        lambda: _try_spool(options),
     )
+
+
+def _try_spool(options: RelayOptions) -> None:
+    if options.audit_spool is not None:
+        try_spool(options.audit_spool)
+
+
+def _open_spool(options: RelayOptions) -> AbstractContextManager[Disk | None]:
+    if options.audit_spool is None:
+        return nullcontext()
+    return open_disk(options.audit_spool, options.audit_spool_size)
 
 
 def _load_identity(options: RelayOptions) -> Credentials:
@@ -128,6 +144,7 @@ class Relay:
         controller: Where policy and directory come from and audit goes.
         metrics: What it counts.
         limits: What one peer may use of it; those of the options where they say so.
+        disk: Where audit events wait for the controller; None: in memory.
     """
 
     def __init__(
@@ -137,6 +154,7 @@ class Relay:
         controller: Controller,
         metrics: RelayMetrics,
         limits: Limits | None = None,
+        disk: Disk | None = None,
     ) -> None:
         limits = limits or Limits(streams_per_agent=options.max_streams_per_agent)
         self._options = options
@@ -148,24 +166,40 @@ class Relay:
         directory = Directory(roster)
         self._judge = Judge(metrics.policy, allow_all=options.allow_all)
         self._pairs = Pairs(limits.streams_per_agent)
-        self._trail = Trail(metrics.audit, relay_id=relay_id)
+        self._audit = Delivery(
+            controller,
+            metrics.audit,
+            relay_id=relay_id,
+            overflow=options.audit_overflow,
+            disk=disk,
+        )
+        trail = self._audit.trail
         self._registrations = Registrations(controller, directory, relay_id)
         self._heartbeat = Heartbeat(controller, self._describe)
-        self._sender = Sender(self._trail, controller)
-        self._revoker = Revoker(self._judge, self._pairs, self._trail)
-        self._fleet = FleetWatch(relay_id, self._pairs, self._revoker)
+        self._revoker = Revoker(self._judge, self._pairs, trail)
         self._stalls = Stalls(self._pairs, limits.stalled_streams)
-        self._watches = (
-            PolicyWatch(self._judge, options.tenant),
-            DirectoryWatch(directory, self._registrations, options.tenant),
+        self._following = Following(
+            controller=controller,
+            tenant=options.tenant,
+            judge=self._judge,
+            directory=directory,
+            registrations=self._registrations,
+            roster=roster,
+            fleet=FleetWatch(relay_id, self._pairs, self._revoker),
         )
         opener = Opener(
-            relay_id=relay_id,
-            directory=directory,
-            elsewhere=Resolver(controller, directory, options.region).relays_of,
+            seeker=Seeker(
+                relay_id=relay_id,
+                directory=directory,
+                elsewhere=Resolver(controller, directory, options.region).relays_of,
+                judge=self._judge,
+                pairs=self._pairs,
+                metrics=metrics.providers,
+                limits=limits,
+            ),
             judge=self._judge,
             pairs=self._pairs,
-            trail=self._trail,
+            trail=trail,
             metrics=metrics.streams,
             limits=limits,
         )
@@ -175,7 +209,7 @@ class Relay:
             control=ControlLoop(
                 directory=directory,
                 judge=self._judge,
-                trail=self._trail,
+                trail=trail,
                 metrics=metrics.registrations,
                 limits=limits,
             ),
@@ -201,15 +235,12 @@ class Relay:
             await self._settle()
 
     async def _talk_to_controller(self) -> None:
-        policy, directory = self._watches
         async with TaskGroup() as group:
             spawn(group, self._heartbeat.run(), name="relay: heartbeat")
-            spawn(group, follow(self._controller, policy), name="relay: policy watch")
-            spawn(group, follow(self._controller, directory), name="relay: directory watch")
-            spawn(group, follow(self._controller, self._fleet), name="relay: fleet")
+            spawn(group, self._following.run(), name="relay: following")
             spawn(group, self._revoker.run(), name="relay: revoker")
             spawn(group, self._registrations.run(), name="relay: registrations")
-            spawn(group, self._sender.run(), name="relay: audit")
+            spawn(group, self._audit.run(), name="relay: audit")
             if self._options.allow_all:
                 spawn(group, _remind(), name="relay: reminder")
 
@@ -250,10 +281,12 @@ class Relay:
         """Tell the controller the rest, as far as it listens."""
         try:
             async with asyncio.timeout(SETTLE):
-                await self._trail.settle()
-                await self._registrations.wait_published()
+                if await self._audit.settle():
+                    await self._registrations.wait_published()
+                else:
+                    log.info("audit events wait in the spool", events=self._audit.waiting)
         except TimeoutError:
-            log.warning("the controller was not told everything", audit_events=self._trail.waiting)
+            log.warning("the controller was not told everything", audit_events=self._audit.waiting)
 
 
 async def _remind() -> None:

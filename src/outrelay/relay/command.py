@@ -12,14 +12,16 @@ import click
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
+    FOLDER,
     OPTIONAL_ADDRESS,
+    SIZE,
     Address,
     command,
     credential_flags,
     flag,
 )
 from outrelay.relay import app
-from outrelay.relay.options import RelayOptions
+from outrelay.relay.options import Overflow, RelayOptions
 
 EXAMPLES = """
 outrelay-relay --cert relay.pem --key relay.key --ca ca.pem
@@ -61,6 +63,24 @@ outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
     default="10s",
     help="How long running streams may go on when the relay is told to stop.",
 )
+@flag(
+    "--audit-spool",
+    type=FOLDER,
+    show_default="in memory",
+    help="Where audit events wait for the controller.",
+)
+@flag(
+    "--audit-spool-size",
+    type=SIZE,
+    default="256MiB",
+    help="Most of them, of all tenants; one alone may fill half of it.",
+)
+@flag(
+    "--audit-overflow",
+    type=click.Choice([each.value for each in Overflow]),
+    default="deny",
+    help="When a tenant's part is full: deny it new streams, or drop its events.",
+)
 @flag("--allow-all", is_flag=True, help="Ask no policy. For development only.")
 def main(
     *,
@@ -76,6 +96,9 @@ def main(
     tenant: str,
     max_streams_per_agent: int,
     drain: float,
+    audit_spool: Path | None,
+    audit_spool_size: int,
+    audit_overflow: str,
     allow_all: bool,
 ) -> RelayOptions:
     """Join agents that only dial out: take their connections and splice their streams.
@@ -96,5 +119,8 @@ def main(
         tenant=tenant,
         max_streams_per_agent=max_streams_per_agent,
         drain=drain,
+        audit_spool=audit_spool,
+        audit_spool_size=audit_spool_size,
+        audit_overflow=Overflow(audit_overflow),
         allow_all=allow_all,
     )

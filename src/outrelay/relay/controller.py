@@ -2,7 +2,10 @@
 
 Words: the relay calls one controller at a time. When the line is dead it is *renewed*: a
 fresh connection, to the next controller of the list, and every call that hung on the old
-one fails at once.
+one fails at once. A controller is *plain* when it has only the fixed contract that it shares
+with other implementations, *extended* when it has our additions; each answer to a Watch
+shows which it is, so that it may change while the relay runs
+(``docs/decisions/0005-plain-controllers.md``).
 
 Invariant: whatever fails in a call is a ControlError; nothing else of gRPC comes out.
 """
@@ -10,7 +13,15 @@ Invariant: whatever fails in a call is a ControlError; nothing else of gRPC come
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -47,12 +58,16 @@ ASK_AGAIN = 60.0
 AWAY = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 """Statuses that say nothing about the call, only that nobody answered it."""
 
+NOT_OFFERED = frozenset({"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN"})
+"""What controllers say to a Watch they do not know, or know otherwise."""
+
 SNAPSHOT = ("outrelay-snapshot", "1")
 ALL_TENANTS = ("outrelay-all-tenants", "1")
 """What a Watch asks for by metadata."""
 
 T = TypeVar("T")
 EventT = TypeVar("EventT")
+EventT_co = TypeVar("EventT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,20 @@ class Services:
         )
 
 
+class Kind:
+    """Whether the controller is plain or extended, as it has shown last."""
+
+    def __init__(self) -> None:
+        self.plain = asyncio.Event()
+        self.extended = asyncio.Event()
+
+    def show(self, *, extended: bool) -> None:
+        """The controller has shown what it is."""
+        now, before = (self.extended, self.plain) if extended else (self.plain, self.extended)
+        now.set()
+        before.clear()
+
+
 class Controller:
     """Calls the controller; use it as an async context manager.
 
@@ -87,6 +116,9 @@ class Controller:
     suspected: asyncio.Event
     """Set to have the heartbeat try the line at once."""
 
+    kind: Kind
+    """What it has shown itself to be."""
+
     def __init__(
         self, targets: Sequence[str], *, credentials: Credentials | None, trust: Trust | None
     ) -> None:
@@ -96,6 +128,7 @@ class Controller:
         self._trust = trust
         self._turn = 0
         self.suspected = asyncio.Event()
+        self.kind = Kind()
         self._connect()
 
     async def __aenter__(self) -> Controller:
@@ -138,9 +171,7 @@ class Controller:
         with self._errors():
             return await call(self._services, timeout)
 
-    async def watch(
-        self, call: Callable[[Services], AsyncIterator[EventT]]
-    ) -> AsyncGenerator[EventT, None]:
+    async def watch(self, watch: Watch[EventT]) -> AsyncGenerator[EventT, None]:
         """The events of a call that has no end.
 
         Raises:
@@ -148,8 +179,15 @@ class Controller:
         """
         target = self.target
         with self._errors():
-            async for event in call(self._services):
-                yield event
+            call = watch.open(self._services)
+            try:
+                given = [(str(key), value) for key, value in await call.initial_metadata()]
+                if given or not call.done():
+                    watch.begun(extended=SNAPSHOT in given)
+                async for event in call:
+                    yield event
+            finally:
+                call.cancel()
         raise ControlError("UNAVAILABLE", "ended the stream of events", controller=target)
 
     def _connect(self) -> None:
@@ -171,6 +209,21 @@ class Controller:
             raise ControlError("UNAVAILABLE", reason, controller=target) from None
 
 
+class Answers(Protocol[EventT_co]):
+    """A call under way that is answered with events."""
+
+    def initial_metadata(self) -> Awaitable[Iterable[tuple[str, object]]]:
+        """What comes before them; empty when the call has failed."""
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+
+    def cancel(self) -> bool:
+        """End the call."""
+
+    def __aiter__(self) -> AsyncIterator[EventT_co]: ...
+
+
 class Watch(Protocol[EventT]):
     """Something that follows a Watch of the controller."""
 
@@ -178,8 +231,18 @@ class Watch(Protocol[EventT]):
     def name(self) -> str:
         """What is followed, for logs."""
 
-    def open(self, services: Services) -> AsyncIterator[EventT]:
+    def open(self, services: Services) -> Answers[EventT]:
         """Begin the call, and forget what an earlier one left half done."""
+
+    def begun(self, *, extended: bool) -> None:
+        """The controller lets us in; ``extended``: it gives what the metadata asks for.
+
+        Raises:
+            ControlError: UNIMPLEMENTED: that is not enough.
+        """
+
+    def refused(self) -> None:
+        """The controller does not offer this; it will be asked again much later."""
 
     def take(self, event: EventT) -> None:
         """The next event."""
@@ -194,7 +257,7 @@ async def follow(controller: Controller, watch: Watch[EventT]) -> None:
     down = False
     while True:
         try:
-            async with aclosing(controller.watch(watch.open)) as events:
+            async with aclosing(controller.watch(watch)) as events:
                 async for event in events:
                     if down:
                         log.info("controller is back", follows=watch.name)
@@ -202,8 +265,11 @@ async def follow(controller: Controller, watch: Watch[EventT]) -> None:
                     backoff.reset()
                     watch.take(event)
         except ControlError as error:
-            if error.status == "UNIMPLEMENTED":  # a plain controller; one day another may be there
-                log.info("the controller does not offer this", follows=watch.name)
+            if error.status in NOT_OFFERED:  # one day another may be there
+                log.info(
+                    "the controller does not offer this", follows=watch.name, reason=error.reason
+                )
+                watch.refused()
                 await asyncio.sleep(ASK_AGAIN)
                 continue
             if not down:

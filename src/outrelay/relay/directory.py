@@ -55,6 +55,7 @@ class Directory:
     def withdraw(self, session: Session, name: str) -> None:
         """``session`` no longer offers a service, if it did."""
         if session.services.pop(name, None) is not None:
+            session.standings.pop(name, None)
             self._forget(session, name)
             self._on_change(session.uri)
 
@@ -73,19 +74,22 @@ class Directory:
             for name, offer in session.services.items()
         }
 
-    def providers(self, tenant: str, name: str) -> Iterator[Session]:
-        """The newest session of each agent that offers the service here, in turn.
+    def providers(self, tenant: str, name: str) -> list[Session]:
+        """The sessions that offer the service here: one for each process that does."""
+        uris = self._attached.get(service_id(tenant, name), ())
+        return [session for uri in uris for session in self._processes(uri, name)]
 
-        Each call begins with another agent than the one before.
+    def _processes(self, uri: str, name: str) -> Iterator[Session]:
+        """An agent's sessions that offer the service, the newest first.
+
+        Those that name no instance count as one process, which has connected anew.
         """
-        uris = self._attached.get(service_id(tenant, name))
-        if not uris:
-            return
-        in_turn = list(uris)
-        uris[in_turn[0]] = uris.pop(in_turn[0])  # to the end of the queue
-        for uri in in_turn:
-            if session := self._newest(uri, name):
-                yield session
+        has_nameless = False
+        for session in reversed(self._roster.of(uri)):
+            if name not in session.services or (has_nameless and not session.instance):
+                continue
+            has_nameless = has_nameless or not session.instance
+            yield session
 
     def _newest(self, uri: str, name: str) -> Session | None:
         sessions = reversed(self._roster.of(uri))

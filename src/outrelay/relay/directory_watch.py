@@ -1,19 +1,20 @@
 """Keeps the directory's copy that of the registry.
 
 A watch begins with all rows; they replace the copy in one step once they are complete.
-While the controller is away the copy stays as it is.
+While the controller is away the copy stays as it is. A plain controller does not begin with
+all rows: it is not watched.
 
 Source: control-plane.md, Registry, Watch.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.lib.errors import ControlError
 from outrelay.lib.observe.logs import get_logger
-from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Services
+from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Answers, Services
 from outrelay.relay.directory import Copy, Directory, add_row
 
 log = get_logger(__name__)
@@ -50,12 +51,21 @@ class DirectoryWatch:
         """A call begins: with all rows."""
         self._fresh = {}
 
-    def open(self, services: Services) -> AsyncIterator[registry.WatchEvent]:
+    def open(self, services: Services) -> Answers[registry.WatchEvent]:
         """See ``Watch``."""
         self.begin()
         metadata = (SNAPSHOT,) if self._tenant else (SNAPSHOT, ALL_TENANTS)
         request = registry.WatchRequest(tenant=self._tenant)
-        return aiter(services.registry.Watch(request, metadata=metadata))
+        return services.registry.Watch(request, metadata=metadata)
+
+    def begun(self, *, extended: bool) -> None:
+        """See ``Watch``."""
+        if not extended:
+            raise ControlError("UNIMPLEMENTED", "it does not begin with all rows")
+
+    def refused(self) -> None:
+        """See ``Watch``."""
+        self._directory.forget()
 
     def take(self, event: registry.WatchEvent) -> None:
         """See ``Watch``."""

@@ -1,8 +1,7 @@
 """The relay's answers to operators: what it carries, and the end of one stream.
 
 The relay attaches to its controller and answers commands on that call, from memory; a list
-goes out in parts. A controller of another implementation does not know the call: then it is
-tried again now and then.
+goes out in parts. A controller of another implementation does not know the call.
 
 Source: api/control/v1/fleet.proto.
 """
@@ -11,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeAlias
 
 from outrelay.lib.control.v1 import fleet_pb2 as fleet
-from outrelay.relay.controller import Services
+from outrelay.relay.controller import Answers, Services
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.revoke import Revoker
 
@@ -25,6 +25,16 @@ MOST = 1000
 
 PENDING = 64
 """Answers under way; a controller that takes none is not asked to wait for more."""
+
+
+_Answers: TypeAlias = "asyncio.Queue[Iterator[fleet.RelayReport] | None]"
+"""What is to be reported; None: no more, the call has ended."""
+
+
+def _end(answers: _Answers) -> None:
+    while not answers.empty():
+        answers.get_nowait()
+    answers.put_nowait(None)
 
 
 class FleetWatch:
@@ -42,12 +52,22 @@ class FleetWatch:
         self._relay_id = relay_id
         self._pairs = pairs
         self._revoker = revoker
-        self._answers: asyncio.Queue[Iterator[fleet.RelayReport]] = asyncio.Queue(PENDING)
+        self._answers: _Answers = asyncio.Queue(PENDING)
 
-    def open(self, services: Services) -> AsyncIterator[fleet.RelayCommand]:
+    def open(self, services: Services) -> Answers[fleet.RelayCommand]:
         """See ``Watch``."""
-        self._answers = asyncio.Queue(PENDING)
-        return aiter(services.fleet.Attach(self._reports(self._answers)))
+        answers: _Answers = asyncio.Queue(PENDING)
+        self._answers = answers
+        call = services.fleet.Attach(self._reports(answers))
+        # gRPC goes on waiting for reports on a call that has ended.
+        call.add_done_callback(lambda _: _end(answers))
+        return call
+
+    def begun(self, *, extended: bool) -> None:
+        """See ``Watch``."""
+
+    def refused(self) -> None:
+        """See ``Watch``."""
 
     def take(self, command: fleet.RelayCommand) -> None:
         """See ``Watch``."""
@@ -64,12 +84,10 @@ class FleetWatch:
     def lost(self) -> None:
         """See ``Watch``."""
 
-    async def _reports(
-        self, answers: asyncio.Queue[Iterator[fleet.RelayReport]]
-    ) -> AsyncIterator[fleet.RelayReport]:
+    async def _reports(self, answers: _Answers) -> AsyncIterator[fleet.RelayReport]:
         yield fleet.RelayReport(relay_id=self._relay_id)
-        while True:
-            for report in await answers.get():
+        while (reports := await answers.get()) is not None:
+            for report in reports:
                 yield report
 
     def _list(

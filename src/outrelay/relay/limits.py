@@ -14,7 +14,10 @@ class Limits:
 
     Args:
         hello_timeout: From the handshake to HELLO.
-        open_timeout: For the first frame of a data stream, and again for the provider's answer.
+        first_frame_timeout: For the first frame of a data stream.
+        open_timeout: From there to the answer of a provider, however many are asked.
+        provider_patience: For one provider's answer, while another one can be asked.
+        provider_tries: Providers asked for one stream.
         frame_bytes: Payload of a frame.
         outbox_bytes: Control frames an agent has not taken yet; above, it is disconnected.
         connections_per_agent: Replicas that share one certificate.
@@ -27,7 +30,10 @@ class Limits:
     """
 
     hello_timeout: float = 5.0
+    first_frame_timeout: float = 5.0
     open_timeout: float = 10.0
+    provider_patience: float = 2.0
+    provider_tries: int = 3
     frame_bytes: int = 64 * 1024
     outbox_bytes: int = 1024 * 1024
     connections_per_agent: int = 256

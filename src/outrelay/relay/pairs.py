@@ -26,7 +26,7 @@ class Pair:
     Args:
         call: What the consumer asked for.
         consumer: Who asked.
-        provider: Who serves it.
+        provider: Who serves it, or is asked to.
         splice: Set once the provider has accepted.
         opened_ms: When that was, milliseconds since the epoch.
         revoked: Why it must end, once it must.
@@ -76,16 +76,24 @@ class Pairs:
         assert key not in self._pairs
         self._pairs[key] = pair
         self._consumers[pair.call.caller] += 1
+        pair.provider.serving += 1
         self._idle.clear()
         try:
             yield
         finally:
             del self._pairs[key]
+            pair.provider.serving -= 1
             self._consumers[pair.call.caller] -= 1
             if not self._consumers[pair.call.caller]:
                 del self._consumers[pair.call.caller]
             if not self._pairs:
                 self._idle.set()
+
+    def assign(self, pair: Pair, provider: Session) -> None:
+        """Another provider is asked to serve ``pair``, which is carried."""
+        pair.provider.serving -= 1
+        pair.provider = provider
+        provider.serving += 1
 
     async def wait_idle(self) -> None:
         """Return when there is no pair."""

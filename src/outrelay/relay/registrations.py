@@ -94,6 +94,13 @@ class Registrations:
             del held[name]
             self._touch(uri)
 
+    def again(self, tenant: str) -> None:
+        """The registry may have lost what it held of a tenant: publish all of it once more."""
+        for uri, held in self._published.items():
+            if Identity.parse(uri).realm == tenant:
+                held.update(dict.fromkeys(held))
+                self._touch(uri)
+
     # ---- the reconciler ------------------------------------------------------------------
 
     async def run(self) -> None:

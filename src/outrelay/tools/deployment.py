@@ -49,8 +49,10 @@ class Deployment:
         """Who the consumer's agent is."""
         self._directory = directory
         self.tell = tell
-        self._controller: Address = ("127.0.0.1", 7444)
-        self._relay: Address = ("127.0.0.1", 7443)
+        self.controller: Address = ("127.0.0.1", 7444)
+        """Where the controller listens, once it does."""
+        self.relay: Address = ("127.0.0.1", 7443)
+        """Where the relay listens, once it does."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class Deployment:
     def environment(self) -> dict[str, str]:
         """The variables that let ``outrelay-cli`` be called without flags for them."""
         return {
-            "OUTRELAY_CLI_CONTROLLER": address_text(self._controller),
+            "OUTRELAY_CLI_CONTROLLER": address_text(self.controller),
             "OUTRELAY_CLI_CERT": f"{_PKI}/operator.pem",
             "OUTRELAY_CLI_KEY": f"{_PKI}/operator.key",
             "OUTRELAY_CLI_CA": f"{_PKI}/ca.pem",
@@ -87,18 +89,24 @@ class Deployment:
             "outrelay-controller", "--listen", _ANY_PORT, "--db", "controller.db",
             *_credentials("controller"),
         )  # fmt: skip
-        self._controller = _listening(program)
+        self.controller = _listening(program)
         return program
 
     def start_relay(self) -> Program:
         """The relay, as soon as it serves."""
         program = self._start(
             "outrelay-relay", "--listen", _ANY_PORT,
-            "--controller", address_text(self._controller),
+            "--controller", address_text(self.controller),
             *_credentials("relay"),
         )  # fmt: skip
-        self._relay = _listening(program)
+        self.relay = _listening(program)
         return program
+
+    def stop_relay(self) -> None:
+        """Stop the relay, if one runs."""
+        for program in [each for each in self.running if each.name == "relay"]:
+            self.running.remove(program)
+            program.stop()
 
     def start_provider(self, backends: Mapping[str, Address]) -> Program:
         """The agent beside the services, as soon as all are registered.
@@ -144,7 +152,7 @@ class Deployment:
 
     def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
         return self._start(
-            "outrelay-agent", "--relay", address_text(self._relay),
+            "outrelay-agent", "--relay", address_text(self.relay),
             *_credentials(certificate), *services,
             name=name,
         )  # fmt: skip

@@ -10,10 +10,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions, Limits
-from outrelay.agent.session import registration
+from outrelay.agent.session import registration, session, uplink
 from outrelay.lib.errors import ErrorCode, Refused
+from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import beside
 from outrelay.lib.transport.memory import MemoryNetwork
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.agent.tcp import free_port
@@ -142,6 +144,27 @@ async def test_frames_we_do_not_know_are_skipped_and_logged_once(place: Place) -
         assert line["first"] == "0x7ff"
 
 
+async def test_frames_that_come_in_floods_leave_others_their_turn(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "TURN", 1)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with place.agent():
+        link = await place.relay.accept()
+        await place.seen.wait("connected")
+        await link.control.write(encode(FrameType.STREAM_READY, orp.StreamReady()) * 500)
+        async with beside(others(), name="others"):
+            await answers_ping(link)
+    assert turns > 500
+
+
 @pytest.mark.parametrize(
     "data",
     [b"\x40" + bytes(7), b"\x20\x01\x00\x00\xff\xff\xff\xff", b"\x21\x52\0\0\0\0\0\x01\xff"],
@@ -250,6 +273,29 @@ async def test_without_credit_from_a_plain_relay_new_streams_use_a_fresh_connect
             first.stream.finish()
             assert await app.read_all() == b""
             assert (await old.connection.wait_closed()).by_peer
+            await second.send(b"!")
+            assert await read_exactly(opened.stream, 1) == b"!"
+
+
+async def test_services_are_offered_again_when_a_plain_relays_old_connection_ends(
+    narrow: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uplink, "PLAIN_SETTLES", 0.01)
+    async with narrow.agent(
+        consume=[SERVICE], expose={"web": free_port()}, options=limited(open=0.02)
+    ) as agent:
+        old = await narrow.relay.accept(())
+        assert await old.registered() == "web"
+        with await agent.app() as app, await agent.app() as second:
+            first = await old.spliced()
+            new = await narrow.relay.accept(())
+            assert await new.registered() == "web"
+            opened = await new.spliced()
+            app.end()
+            first.stream.finish()
+            assert await app.read_all() == b""
+            assert (await old.connection.wait_closed()).by_peer
+            assert await new.registered() == "web"
             await second.send(b"!")
             assert await read_exactly(opened.stream, 1) == b"!"
 

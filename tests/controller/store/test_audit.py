@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outrelay.controller.store import IN_MEMORY, AuditQuery, open_store
-from outrelay.controller.store.database import Parameters, Row, Session
+from outrelay.controller.store.session import Parameters, Row, Session
 from outrelay.lib.control.v1.policy_pb2 import DECISION_DENY
 
 

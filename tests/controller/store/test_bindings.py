@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from outrelay.controller.store import IN_MEMORY, Relay, Service, Store, open_store
-from outrelay.controller.store.database import Parameters, Session
+from outrelay.controller.store.session import Parameters, Session
 from tests.controller.live import AGENT_A, AGENT_B
 
 R1 = Relay(id="r1", region="local", endpoint="127.0.0.1:7443")

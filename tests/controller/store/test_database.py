@@ -11,15 +11,15 @@ import aiosqlite
 import pytest
 
 from outrelay.controller.feed import Feed
-from outrelay.controller.store import database
+from outrelay.controller.store import database, writer
 from outrelay.controller.store.database import (
     APPLICATION_ID,
     IN_MEMORY,
-    Session,
     migrate,
     migrations,
     open_database,
 )
+from outrelay.controller.store.session import Session
 from outrelay.lib.errors import StoreError
 from outrelay.lib.tasks import spawn
 
@@ -257,7 +257,7 @@ class TestTransactions:
     async def test_closing_does_not_wait_for_ever(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(database, "CLOSE_TIMEOUT", 0.01)
+        monkeypatch.setattr(writer, "CLOSE_TIMEOUT", 0.01)
         begun = asyncio.Event()
 
         async def hang(_session: Session) -> None:

@@ -16,13 +16,19 @@ from outrelay.lib.transport.carrier import Address, Connection, Dialer, Listener
 from outrelay.lib.transport.memory import MAX_STREAMS, MemoryNetwork
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engine import STREAMS, EngineOptions
+from outrelay.lib.transport.tcp import yamux
+from outrelay.lib.transport.tcp.dialer import TcpDialer
+from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
 from tests.support.impair import Impairment, UdpProxy
 from tests.support.pki import TestPki
+from tests.support.tcp_path import TcpPath
 
 LOOPBACK = ("127.0.0.1", 0)
 AGENT = Identity.parse("outrelay://acme/agent/0f8fad5b-d9cb-469f-a165-70867728950e")
 RELAY = Identity.parse("outrelay://local/relay/r1")
 PKI = TestPki()
+IDLE_TIMEOUT = 2.0
+"""Short, so that a lost path need not be waited for."""
 ANYBODY = frozenset({Role.AGENT, Role.RELAY})
 
 
@@ -152,7 +158,7 @@ class QuicHarness:
             credentials=PKI.issue(identity),
             trust=PKI.trust,
             accept_roles=accept_roles,
-            idle_timeout=2.0,  # so that a lost path need not be waited for
+            idle_timeout=IDLE_TIMEOUT,
         )
         endpoint = await QuicEndpoint.bind(
             LOOPBACK, credentials=options.credentials, trust=options.trust, options=options
@@ -161,4 +167,50 @@ class QuicHarness:
         return endpoint
 
 
-HARNESSES: dict[str, Callable[[], Harness]] = {"memory": MemoryHarness, "quic": QuicHarness}
+class TcpHarness:
+    """The tcp carrier over loopback."""
+
+    name = "tcp"
+    max_streams = yamux.STREAMS
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def listen(self, *, accept_roles: frozenset[Role] = ANYBODY) -> TcpListener:
+        listener = await TcpListener.bind(
+            LOOPBACK,
+            credentials=PKI.issue(RELAY),
+            trust=PKI.trust,
+            accept_roles=accept_roles,
+            limits=ListenerLimits(idle_timeout=IDLE_TIMEOUT),
+        )
+        self._stack.push_async_callback(listener.close)
+        return listener
+
+    async def dialer(self) -> TcpDialer:
+        dialer = TcpDialer(credentials=PKI.issue(AGENT), trust=PKI.trust, idle_timeout=IDLE_TIMEOUT)
+        self._stack.push_async_callback(dialer.close)
+        return dialer
+
+    async def connect(self) -> Pair:
+        return await join(await self.listen(), await self.dialer())
+
+    async def connect_severable(self) -> tuple[Pair, Callable[[], None]]:
+        pair, path = await self.connect_through()
+        return pair, path.cut
+
+    async def connect_through(self, *, delay: float = 0.0) -> tuple[Pair, TcpPath]:
+        """A connection over a path that takes ``delay`` seconds each way."""
+        listener, dialer = await self.listen(), await self.dialer()
+        path = await self._stack.enter_async_context(TcpPath(listener.address, delay=delay))
+        return await join(listener, dialer, at=path.address), path
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+HARNESSES: dict[str, Callable[[], Harness]] = {
+    "memory": MemoryHarness,
+    "quic": QuicHarness,
+    "tcp": TcpHarness,
+}

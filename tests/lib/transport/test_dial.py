@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Collection
 from typing import NoReturn
@@ -13,7 +14,7 @@ from outrelay.lib.errors import Refused
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.transport import dial as dialing
 from outrelay.lib.transport.carrier import Address, Connection
-from outrelay.lib.transport.dial import Attempt, Backoff, dial, race, resolve
+from outrelay.lib.transport.dial import Attempt, Backoff, dial, in_turn, race, resolve
 from outrelay.lib.transport.memory import MemoryConnection, MemoryNetwork
 
 AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
@@ -162,9 +163,14 @@ def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialing, "resolve", resolve)
 
 
-async def dial_name(dialer: Names, limit: float = 60) -> Connection:
+async def dial_name(dialer: Names, limit: float = 60, stagger: float = 0) -> Connection:
     return await dial(
-        dialer, ("relay", 7443), roles={Role.RELAY}, server_name="relay.test", limit=limit
+        dialer,
+        ("relay", 7443),
+        roles={Role.RELAY},
+        server_name="relay.test",
+        limit=limit,
+        stagger=stagger,
     )
 
 
@@ -194,11 +200,80 @@ async def test_an_address_has_a_limit_to_answer() -> None:
     assert not refusal.value.final
 
 
+@pytest.mark.usefixtures("two_addresses")
+async def test_addresses_may_be_dialled_one_after_the_other() -> None:
+    place = Place()
+    dialer = Names(place, connect="192.0.2.1")
+    assert await dial_name(dialer, stagger=3600) is place.made[0]
+    assert dialer.asked == ["192.0.2.1"]
+
+
+@pytest.mark.usefixtures("two_addresses")
+async def test_an_address_that_does_not_answer_holds_up_the_next_one_shortly() -> None:
+    place = Place()
+    dialer = Names(place, connect="192.0.2.2")
+    assert await dial_name(dialer, stagger=0.01) is place.made[0]
+    assert dialer.asked == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_families_take_turns() -> None:
+    six, four = [("2001:db8::1", 1), ("2001:db8::2", 1), ("2001:db8::3", 1)], [("192.0.2.1", 1)]
+    assert in_turn([*six, *four]) == [six[0], four[0], six[1], six[2]]
+    assert in_turn([*four, *six]) == [four[0], *six]
+    assert in_turn(six) == six
+
+
 async def test_a_numeric_host_needs_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "getaddrinfo", never)
     assert await resolve(("::1", 7443)) == [("::1", 7443)]
-    assert await resolve(("192.0.2.1", 7443)) == [("192.0.2.1", 7443)]
+    assert await resolve(("127.0.0.1", 7443)) == [("127.0.0.1", 7443)]
+
+
+def without_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere(socket.socket):
+        def connect_ex(self, _: object) -> int:
+            return errno.ENETUNREACH
+
+    monkeypatch.setattr(socket, "socket", Nowhere)
+
+
+def with_nothing_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: object) -> NoReturn:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", nothing)
+
+
+@pytest.mark.parametrize("lacks", [without_ipv4, with_nothing_of_ipv4])
+async def test_an_ipv4_address_is_translated_where_there_is_no_ipv4(
+    monkeypatch: pytest.MonkeyPatch, lacks: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    lacks(monkeypatch)
+    asked: list[object] = []
+
+    async def getaddrinfo(name: str, *_: object, **options: object) -> object:
+        asked.append((name, options["family"]))
+        return [(socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("64:ff9b::c000:aa", 0, 0, 0))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    assert await resolve(("198.51.100.7", 7443)) == [
+        ("64:ff9b::c633:6407", 7443),
+        ("198.51.100.7", 7443),
+    ]
+    assert asked == [("ipv4only.arpa", socket.AF_INET6)]
+
+
+async def test_where_nothing_translates_an_address_stays_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_ipv4(monkeypatch)
+
+    def fail() -> NoReturn:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolving(fail))
+    assert await resolve(("198.51.100.7", 7443)) == [("198.51.100.7", 7443)]
 
 
 def resolving(answer: Callable[[], object]) -> Callable[..., object]:

@@ -210,7 +210,7 @@ async def test_the_end_of_a_replaced_connection_takes_nothing_with_it() -> None:
 
 
 @pytest.mark.parametrize("instances", [(ONE, TWO), (b"", b""), (b"short", b"short")])
-async def test_other_processes_live_side_by_side_and_the_newest_is_called(
+async def test_other_processes_live_side_by_side_and_the_newest_is_called_first(
     instances: tuple[bytes, bytes],
 ) -> None:
     async with relay_rooms() as relay:
@@ -223,11 +223,28 @@ async def test_other_processes_live_side_by_side_and_the_newest_is_called(
         await consumer.open("echo", stream_id=7)
         stream, _incoming = await newer.incoming()
         await accept(stream)
+        await consumer.ready()
         newer.connection.close()
         await until(lambda: len(relay.roster.of(AGENT_B.uri)) == 1)
         await consumer.open("echo", stream_id=8)
         _stream, incoming = await older.incoming()
         assert incoming.stream_id == 8
+
+
+@pytest.mark.parametrize(("instances", "second"), [((ONE, TWO), 0), ((b"", b""), 1)])
+async def test_processes_share_the_calls_and_one_that_connected_anew_gets_all(
+    instances: tuple[bytes, bytes], second: int
+) -> None:
+    async with relay_rooms() as relay:
+        peers = [await relay.agent(AGENT_B, instance=instance) for instance in instances]
+        for peer in peers:
+            await peer.register("echo")
+        consumer = await relay.agent(AGENT_A)
+        for stream_id, taker in ((7, peers[1]), (8, peers[second])):
+            await consumer.open("echo", stream_id=stream_id)
+            stream, incoming = await taker.incoming()
+            assert incoming.stream_id == stream_id
+            await accept(stream)
 
 
 async def test_connections_of_one_agent_are_bounded() -> None:

@@ -404,6 +404,10 @@ MALFORMED = {
     "no method": encode(
         FrameType.OPEN_STREAM, orp.OpenStream(target_service="a", method="\n", stream_id=7)
     ),
+    "leave to expose for a method": encode(
+        FrameType.OPEN_STREAM,
+        orp.OpenStream(target_service="a", method="REGISTER", stream_id=7),
+    ),
     "a long method": encode(
         FrameType.OPEN_STREAM, orp.OpenStream(target_service="a", method="m" * 256, stream_id=7)
     ),

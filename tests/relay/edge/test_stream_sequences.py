@@ -142,7 +142,8 @@ class Line:
 
     @property
     def is_unanswered(self) -> bool:
-        return self.far is None and not self.near.got and self.near.error is None
+        near = self.near
+        return not (self.accepted or near.got or near.ended or near.error)
 
     def check(self) -> None:
         """Hold what each end got against what the other one sent."""
@@ -323,6 +324,8 @@ class Script:
 
     async def _look(self) -> None:
         """Take what has come to everybody."""
+        for line in self.lines:
+            await line.near.take()
         for peer in list(self._peers):
             try:
                 await self._look_at(peer)
@@ -343,7 +346,10 @@ class Script:
                 self._asked.append(self._line_of(peer, stream, incoming))
 
     def _line_of(self, peer: Peer, stream: Stream, incoming: orp.IncomingStream) -> Line:
-        """The stream that a provider is asked to serve, which must be one it may serve."""
+        """The stream that a provider is asked to serve, which must be one it may serve.
+
+        Another one may have been asked before, and not have served it.
+        """
         asked_for = (incoming.stream_id, incoming.target_service, incoming.source_agent_uri)
         line = next(
             line
@@ -353,6 +359,9 @@ class Script:
         assert line.service in peer.services
         assert line.service != "vault"
         assert line.consumer.agent.identity.realm == peer.agent.identity.realm
+        assert line.provider is not peer
+        if line in self._asked:
+            self._asked.remove(line)
         line.provider, line.far = peer, End(stream)
         return line
 
@@ -363,6 +372,7 @@ async def play(steps: list[tuple[int, int, int]]) -> None:
         before = asyncio.all_tasks()
         script = Script(relay)
         await script.play(steps)
+        sessions = list(relay.roster)
         script.end()
         await until(lambda: not list(relay.roster) and len(relay.pairs) == 0)
         await until(lambda: asyncio.all_tasks() == before)
@@ -370,6 +380,7 @@ async def play(steps: list[tuple[int, int, int]]) -> None:
         assert relay.directory._attached == {}
         assert relay.edge._connections == set()
         assert relay.pairs._consumers == {}
+        assert [session.serving for session in sessions] == [0] * len(sessions)
         assert relay.metric("outrelay_streams_open") == 0
         assert relay.metric("outrelay_connections", role="agent", carrier="memory") == 0
 

@@ -83,3 +83,26 @@ def test_a_rule_ends_in_its_time(now_ms: int, *, allow: bool) -> None:
     made.replace(passing)
 
     assert made.judge_caller(CALL).allow is allow
+
+
+def test_what_is_known_of_one_tenant_says_nothing_of_another() -> None:
+    made = judge()
+    made.replace_tenant("globex", [rule("*", tenant="globex")])
+    assert "no controller" in made.judge_caller(CALL).reason
+    assert made.judge_registration("acme", AGENT_B.uri, "db").allow
+
+    made.replace_tenant("acme", [ALLOW_ALL])
+    assert made.judge_caller(CALL).allow
+    made.keep_only({"globex"})
+    assert "no controller" in made.judge_caller(CALL).reason
+    assert made.rules == 1
+    made.keep_only({"globex", "acme"})
+    assert "no controller" in made.judge_caller(CALL).reason
+
+
+def test_live_streams_are_judged_by_new_rules_unless_these_are_none_at_all() -> None:
+    made = judge()
+    for rules, again in (((), True), ((ALLOW_ALL,), True), ((), False), ((), True)):
+        made.revised.clear()
+        made.replace_tenant("acme", rules)
+        assert made.revised.is_set() is again

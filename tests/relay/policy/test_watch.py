@@ -7,9 +7,11 @@ from prometheus_client import CollectorRegistry
 
 from outrelay.lib.control.convert import rule_to_proto
 from outrelay.lib.control.v1 import policy_pb2 as policy
+from outrelay.lib.errors import ControlError
 from outrelay.lib.observe.metrics import PolicyMetrics
 from outrelay.lib.policy import Rule
 from outrelay.relay.call import Call
+from outrelay.relay.controller import Kind
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.policy.watch import PolicyWatch
 from tests.relay.rooms import rule
@@ -36,7 +38,7 @@ def allowed(judge: Judge, service: str = "db", tenant: str = "acme") -> bool:
 def watched(tenant: str = "") -> tuple[Judge, PolicyWatch]:
     """A judge without rules, and a watch whose call has just begun."""
     judge = Judge(PolicyMetrics(CollectorRegistry()))
-    watch = PolicyWatch(judge, tenant)
+    watch = PolicyWatch(judge, tenant, Kind(), on_plain=lambda _: None)
     watch.begin()
     return judge, watch
 
@@ -127,6 +129,27 @@ def test_a_rule_that_is_not_understood_is_left_out(caplog: pytest.LogCaptureFixt
 
     assert not allowed(judge)
     assert "left out" in caplog.text
+
+
+def test_an_answer_that_gives_nothing_of_all_tenants_is_none() -> None:
+    shown = Kind()
+    began: list[str] = []
+    judge = Judge(PolicyMetrics(CollectorRegistry()))
+    everybody = PolicyWatch(judge, "", shown, on_plain=began.append)
+    with pytest.raises(ControlError, match="all tenants"):
+        everybody.begun(extended=False)
+    assert not shown.plain.is_set()
+    everybody.refused()
+    assert shown.plain.is_set()
+
+    one = PolicyWatch(judge, "acme", shown, on_plain=began.append)
+    one.begun(extended=False)
+    assert began == ["acme"]
+    one.begun(extended=True)
+    one.refused()
+    assert shown.extended.is_set()
+    assert not shown.plain.is_set()
+    assert began == ["acme"]
 
 
 def in_batch(event: policy.PolicyEvent, revision: int = 7) -> policy.PolicyEvent:

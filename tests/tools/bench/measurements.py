@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from outrelay.tools.bench.capacity import At, Reading
 from outrelay.tools.bench.runner import DIRECT, OUTRELAY, Cost, Measurement
 from outrelay.tools.bench.scenarios import MIB, Scenario, scenarios
 
@@ -12,6 +13,11 @@ NAMES = ("consumer", "relay", "provider", "controller", "backend", "client")
 SCENARIOS = scenarios(quick=False)
 ONE, SIXTEEN = SCENARIOS[0], SCENARIOS[2]
 PINGS = SCENARIOS[-1]
+READINGS = (
+    Reading(name="opens", unit="ms", values=[10, 20, 30], goal=100, errors=["reset"]),
+    Reading(name="each", unit="KiB/s", values=[4, 9, 9], goal=5, at=At.LOWEST, at_least=True),
+    Reading(name="start", unit="s", values=[3], goal=2, is_aim=True, note="slow"),
+)
 
 
 def measured(

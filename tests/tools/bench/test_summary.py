@@ -9,7 +9,15 @@ import pytest
 from outrelay.tools.bench import summary
 from outrelay.tools.bench.runner import Results
 from outrelay.tools.bench.scenarios import MIB
-from tests.tools.bench.measurements import ONE, PINGS, SCENARIOS, SIXTEEN, everything, measured
+from tests.tools.bench.measurements import (
+    ONE,
+    PINGS,
+    READINGS,
+    SCENARIOS,
+    SIXTEEN,
+    everything,
+    measured,
+)
 
 
 def test_rounds_become_one_figure() -> None:
@@ -37,10 +45,14 @@ def test_a_goal_can_be_a_share_of_another_scenario() -> None:
 
 
 def test_the_document_is_json_and_holds_everything() -> None:
-    results = Results(idle_rss={"relay": 70 * MIB}, others_cores=0.1, measurements=everything())
+    results = Results(
+        idle_rss={"relay": 70 * MIB}, others_cores=0.1, measurements=everything(), readings=READINGS
+    )
     written = summary.document(SCENARIOS, results, started="2026-01-01T00:00:00+00:00", rounds=1)
     read = json.loads(json.dumps(written))
     assert len(read["measurements"]) == 2 * len(SCENARIOS)
     assert read["summary"][0]["scenario"] == "upload"
     assert read["idle_rss"] == {"relay": 70 * MIB}
+    assert [each["good"] for each in read["capacity"]] == [False, False, False]
+    assert [each["judged"] for each in read["capacity"]] == [20, 4, 3]
     assert read["machine"]["cores"] >= 1

@@ -15,7 +15,6 @@ import asyncio
 from asyncio import Future, TaskGroup
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -57,7 +56,7 @@ class Owner(Protocol):
         """Serve a stream that the relay opened."""
 
     async def register(self, session: Session) -> None:
-        """Register what the agent exposes, however many tries that needs."""
+        """Register what the agent exposes, and again whenever the relay may have dropped it."""
 
     def over(self, session: Session) -> None:
         """The session takes no new streams; called at least once, before anybody can notice."""
@@ -205,12 +204,11 @@ class Session:
             self._owner.take(self, await self.connection.accept_stream())
 
     async def _control(self) -> None:
-        for number in count(1):
-            frame = await self._reader.next_frame()
-            if frame is None:
-                break
+        taken = 0
+        while (frame := await self._reader.next_frame()) is not None:
             await self._dispatch(frame)
-            if number % TURN == 0:
+            taken += 1
+            if taken % TURN == 0:
                 await asyncio.sleep(0)
         raise RemoteProtocolError("the relay ended the control stream")
 

@@ -57,6 +57,9 @@ DEREGISTER_MOST = 1.0
 PLAIN_FORGETS = 12.0
 """Seconds within which a plain relay drops a new registration for the lost connection's sake."""
 
+PLAIN_SETTLES = 1.0
+"""Seconds until it has done so for the sake of one that we have closed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -120,6 +123,7 @@ class Uplink:
         self._was_ready = False
         self._avoided: Address | None = None
         self._lost_plain: LostPlain | None = None
+        self._forgotten = asyncio.Event()
         self._offers = options.expose
 
     async def run(self) -> Never:
@@ -262,10 +266,16 @@ class Uplink:
         if self._session is session:
             self._session = None
             self._up.clear()
+        elif session.is_plain:  # it ends after another one has taken its place
+            self._forgotten.set()
 
     async def register(self, session: Session) -> None:
         """See ``session.Owner``."""
-        await register_all(session, self._offers, self._identity)
-        if not self._was_ready:
-            self._was_ready = True
-            log.info("ready")
+        while True:
+            self._forgotten.clear()
+            await register_all(session, self._offers, self._identity)
+            if not self._was_ready:
+                self._was_ready = True
+                log.info("ready")
+            await self._forgotten.wait()
+            await asyncio.sleep(PLAIN_SETTLES)

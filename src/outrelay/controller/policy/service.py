@@ -20,13 +20,17 @@ from outrelay.controller.fields import (
     invalid,
 )
 from outrelay.controller.store import Policies, PolicyChange, PolicyChangeKind
-from outrelay.controller.watch import SNAPSHOT, asks_for, watched_tenant
-from outrelay.lib.control.convert import rule_from_proto, rule_to_proto
+from outrelay.controller.watch import SNAPSHOT, admit, asks_for, watched_tenant
+from outrelay.lib.control.convert import (
+    explanation_to_proto,
+    rule_from_proto,
+    rule_to_proto,
+)
 from outrelay.lib.control.v1 import policy_pb2 as pb
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyServicer
 from outrelay.lib.errors import ControlError, RemoteProtocolError
 from outrelay.lib.observe.logs import get_logger
-from outrelay.lib.policy import Explanation, Rule, explain
+from outrelay.lib.policy import Rule, explain
 
 log = get_logger(__name__)
 
@@ -127,7 +131,7 @@ class PolicyService(PolicyServicer):
             provider=request.provider,
             now_ms=self._clock(),
         )
-        return _explained(explanation)
+        return explanation_to_proto(explanation)
 
     async def Watch(
         self, request: pb.WatchPoliciesRequest, context: Context
@@ -140,6 +144,7 @@ class PolicyService(PolicyServicer):
         tenant = watched_tenant(context, request.tenant)
         marks_batches = asks_for(context, SNAPSHOT)
         with self._policies.feed.subscribe(lambda each: tenant in (None, each.tenant)) as batches:
+            await admit(context)
             found = await self._policies.snapshot(tenant)
             for rule in found.rules:
                 yield _added(rule, found.revision)
@@ -188,24 +193,6 @@ def _checked_rules(request: pb.ReplacePoliciesRequest, now_ms: int) -> list[Rule
         ids.add(rule.id)
         rules.append(rule)
     return rules
-
-
-def _explained(explanation: Explanation) -> pb.ExplainResponse:
-    verdict = explanation.verdict
-    return pb.ExplainResponse(
-        decision=pb.DECISION_ALLOW if verdict.allow else pb.DECISION_DENY,
-        matched_rule_id=verdict.rule.id if verdict.rule else "",
-        reason=verdict.reason,
-        considered=(
-            pb.ConsideredRule(
-                rule=rule_to_proto(each.rule),
-                decides=each.decides,
-                why=each.why,
-                callee_side=each.rule.speaks_for_provider,
-            )
-            for each in explanation.considered
-        ),
-    )
 
 
 def _complete(revision: int) -> pb.PolicyEvent:

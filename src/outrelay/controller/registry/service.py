@@ -20,7 +20,7 @@ from outrelay.controller.fields import (
 from outrelay.controller.registry.order import in_order
 from outrelay.controller.registry.relays import Relays
 from outrelay.controller.store import Binding, BindingChange, Bindings, Relay, Service
-from outrelay.controller.watch import SNAPSHOT, asks_for, watched_tenant
+from outrelay.controller.watch import SNAPSHOT, admit, asks_for, watched_tenant
 from outrelay.lib.control.v1 import registry_pb2 as pb
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryServicer
 from outrelay.lib.observe.logs import get_logger
@@ -107,7 +107,7 @@ class RegistryService(RegistryServicer):
             return tenant in (None, service.tenant) and (not names or service.name in names)
 
         with self._bindings.feed.subscribe(lambda change: wanted(change.binding)) as changes:
-            await context.send_initial_metadata(())  # from here on nothing is missed
+            await admit(context)
             seen = 0
             if asks_for(context, SNAPSHOT):
                 bindings, seen = await self._bindings.snapshot(tenant)

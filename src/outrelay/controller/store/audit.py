@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from outrelay.controller.feed import Feed
-from outrelay.controller.store.database import Database, Row, Session, Value
+from outrelay.controller.store.database import Database
+from outrelay.controller.store.session import Row, Session, Value
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 
 PAGE = 500

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from outrelay.controller.feed import Feed
-from outrelay.controller.store.database import Database, Row, Session, Value
+from outrelay.controller.store.database import Database
 from outrelay.controller.store.records import (
     Binding,
     BindingChange,
@@ -20,6 +20,7 @@ from outrelay.controller.store.records import (
     RelayStatus,
     Service,
 )
+from outrelay.controller.store.session import Row, Session, Value
 
 _SELECT = """
 SELECT s.tenant, s.name, s.agent_uri, s.relay_id, s.local_addr, s.weight, s.priority,

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from outrelay.controller.feed import Feed
-from outrelay.controller.store.database import Database, Row, Session, Value
+from outrelay.controller.store.database import Database
 from outrelay.controller.store.records import (
     PolicyBatch,
     PolicyChange,
     PolicyChangeKind,
     PolicySnapshot,
 )
+from outrelay.controller.store.session import Row, Session, Value
 from outrelay.lib.errors import ControlError
 from outrelay.lib.policy import Decision, P2PMode, RelayMode, Rule
 

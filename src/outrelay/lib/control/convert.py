@@ -1,4 +1,4 @@
-"""Policy rules between their wire form and the one that is evaluated."""
+"""Policy rules, and what became of them, between their wire form and the one that is evaluated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from outrelay.lib.control.v1 import policy_pb2 as pb
 from outrelay.lib.errors import RemoteProtocolError
-from outrelay.lib.policy import Decision, P2PMode, RelayMode, Rule
+from outrelay.lib.policy import Decision, Explanation, P2PMode, RelayMode, Rule
 
 _Enum = TypeVar("_Enum", bound=IntEnum)
 
@@ -45,6 +45,25 @@ def rule_to_proto(rule: Rule) -> pb.PolicyRule:
         created_at_unix_ms=rule.created_ms,
         p2p_mode=pb.P2PMode.ValueType(rule.p2p_mode),
         relay_mode=pb.RelayMode.ValueType(rule.relay_mode),
+    )
+
+
+def explanation_to_proto(explanation: Explanation) -> pb.ExplainResponse:
+    """The message that says ``explanation``."""
+    verdict = explanation.verdict
+    return pb.ExplainResponse(
+        decision=pb.DECISION_ALLOW if verdict.allow else pb.DECISION_DENY,
+        matched_rule_id=verdict.rule.id if verdict.rule else "",
+        reason=verdict.reason,
+        considered=(
+            pb.ConsideredRule(
+                rule=rule_to_proto(each.rule),
+                decides=each.decides,
+                why=each.why,
+                callee_side=each.rule.speaks_for_provider,
+            )
+            for each in explanation.considered
+        ),
     )
 
 

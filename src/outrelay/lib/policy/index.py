@@ -13,7 +13,7 @@ rule they rest on expires.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Generic, TypeVar
 
 from outrelay.lib.policy.evaluate import (
@@ -235,6 +235,11 @@ class PolicySet:
 
     def __len__(self) -> int:
         return sum(len(tenant.rules) for tenant in self._tenants.values())
+
+    @property
+    def tenants(self) -> Set[str]:
+        """Those that have rules."""
+        return self._tenants.keys()
 
     def rules(self, tenant: str) -> list[Rule]:
         """The rules of ``tenant``, expired ones too."""

@@ -7,28 +7,34 @@ head start, or at once when everything before it has failed.
 Invariant: of all the connections that attempts make, one is returned and the others are
 closed, also when the race is cancelled.
 
-Source: protocol.md sections 1 and 6.
+Source: protocol.md sections 1 and 6; RFC 8305.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import random
 import socket
 from asyncio import Task, TaskGroup
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Protocol, TypeVar
 
 from outrelay.lib.errors import Refused
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.tasks import spawn
+from outrelay.lib.transport import nat64
 from outrelay.lib.transport.carrier import Address, Connection, Dialer
 from outrelay.lib.values import address_text
 
 HEAD_START = 1.0
 """Seconds a tier has to itself before the next one joins."""
+
+STAGGER = 0.25
+"""Seconds one address of a host has before the next one is tried, where that costs the peer."""
 
 FINAL_PATIENCE = 1.0
 """Seconds an endpoint's other addresses have once one of them refused us for good."""
@@ -54,6 +60,7 @@ async def dial(
     roles: Collection[Role],
     server_name: str,
     limit: float,
+    stagger: float = 0.0,
 ) -> Connection:
     """A connection to ``endpoint``, whichever of its addresses answers first.
 
@@ -63,6 +70,8 @@ async def dial(
         roles: Roles the peer's certificate may have.
         server_name: DNS name its certificate must hold; empty: any.
         limit: Seconds one address has to answer.
+        stagger: Seconds an address has to itself before the next one, of the other family
+            where there is one, is tried beside it; 0: all are tried at once.
 
     Raises:
         Refused: No address answered in time, or one refused us for good.
@@ -75,26 +84,66 @@ async def dial(
         except TimeoutError:
             raise Refused(address_text(address), f"no answer within {limit:g} s") from None
 
-    addresses = await resolve(endpoint)
-    return await race([[partial(attempt, address) for address in addresses]], one_peer=True)
+    attempts = [partial(attempt, each) for each in in_turn(await resolve(endpoint))]
+    tiers = [[each] for each in attempts] if stagger else [attempts]
+    return await race(tiers, head_start=stagger, one_peer=True)
 
 
 async def resolve(endpoint: Address) -> list[Address]:
     """The numeric addresses of ``endpoint``, at least one, in the system's order of preference.
+
+    An IPv4 address that no route leads to gets the addresses that a NAT64 has for it.
 
     Raises:
         Refused: Its name has none, or none that can be found out now.
     """
     host, port = endpoint
     if _is_numeric(host):
-        return [endpoint]
-    loop = asyncio.get_running_loop()
+        return [endpoint] if ":" in host or _has_route(endpoint) else await _translated(endpoint)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        found = await _look_up(host)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Refused(address_text(endpoint), f"the name has no address: {reason}") from error
-    return list(dict.fromkeys((str(each[4][0]), port) for each in found))
+    return [(each, port) for each in found]
+
+
+async def _look_up(host: str, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def _has_route(address: Address) -> bool:
+    """Whether packets to an IPv4 address have a way out; none is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            fault = probe.connect_ex(address)
+    except OSError as error:
+        fault = error.errno or 0
+    return fault not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAFNOSUPPORT)
+
+
+async def _translated(address: Address) -> list[Address]:
+    """What leads to an IPv4 address on a network without IPv4, and the address itself."""
+    host, port = address
+    try:
+        found = await _look_up(nat64.PROBE, socket.AF_INET6)
+    except OSError:
+        return [address]
+    return [*((each.of(host), port) for each in nat64.prefixes(found)), address]
+
+
+def in_turn(addresses: Sequence[Address]) -> list[Address]:
+    """The addresses with their families in turn, each family in its own order.
+
+    Source: RFC 8305 section 4.
+    """
+    families: dict[bool, list[Address]] = {}
+    for each in addresses:
+        families.setdefault(":" in each[0], []).append(each)
+    rounds = zip_longest(*families.values())
+    return [each for turn in rounds for each in turn if each is not None]
 
 
 async def race(

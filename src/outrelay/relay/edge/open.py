@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
 from outrelay.lib.errors import (
     Closed,
@@ -35,16 +34,15 @@ from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.lib.policy import P2PMode, RelayMode, Verdict
+from outrelay.lib.policy import Verdict
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call
 from outrelay.relay.clock import unix_ms
-from outrelay.relay.directory import Directory
 from outrelay.relay.edge.announce import announce
-from outrelay.relay.edge.invite import invite
 from outrelay.relay.edge.request import Request, read_request
+from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pair, Pairs
@@ -53,18 +51,13 @@ from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
 
-Elsewhere = Callable[[str, str], Awaitable[set[str]]]
-"""The ids of the relays behind which a tenant's service is."""
-
 
 class Opener:
     """Serves the data streams that agents open.
 
     Args:
-        relay_id: This relay's.
-        directory: Who offers what.
-        elsewhere: Asked behind which relays a service is that nobody offers here.
-        judge: What policy says.
+        seeker: Finds a provider for each.
+        judge: What policy says of their callers.
         pairs: The streams carried.
         trail: Where everything is recorded.
         metrics: Counts streams and their bytes.
@@ -74,18 +67,14 @@ class Opener:
     def __init__(
         self,
         *,
-        relay_id: str,
-        directory: Directory,
-        elsewhere: Elsewhere,
+        seeker: Seeker,
         judge: Judge,
         pairs: Pairs,
         trail: Trail,
         metrics: StreamMetrics,
         limits: Limits,
     ) -> None:
-        self._relay_id = relay_id
-        self._directory = directory
-        self._elsewhere = elsewhere
+        self._seeker = seeker
         self._judge = judge
         self._pairs = pairs
         self._trail = trail
@@ -114,52 +103,31 @@ class Opener:
 
     async def _read_request(self, session: Session, leg: Leg) -> Request:
         frames = FrameReader(leg.stream, self._limits.frame_bytes)
-        async with asyncio.timeout(self._limits.open_timeout):
+        async with asyncio.timeout(self._limits.first_frame_timeout):
             request = await read_request(frames, session)
         leg.early = frames.rest()
         return request
 
-    # ---- the decision --------------------------------------------------------------------
-
-    async def _decide(self, session: Session, call: Call) -> tuple[Pair, Verdict]:
-        """Who is to serve the call, without waiting; or StreamRejected."""
+    def _decide(self, call: Call) -> Verdict:
+        """The caller's side of policy, where there is a place for the call; or StreamRejected."""
         self._pairs.check(call)
         if not self._trail.has_room(call.tenant):
             raise StreamRejected(RejectCode.LIMIT, "the relay has no room to audit it")
         verdict = self._judge.judge_caller(call)
         if not verdict.allow:
             raise StreamRejected(RejectCode.DENIED, self._judge.count(verdict).reason)
-        provider, verdict = await self._choose(call, verdict)
-        _check_modes(self._judge.count(verdict))
-        return Pair(call=call, consumer=session, provider=provider), verdict
-
-    async def _choose(self, call: Call, caller_side: Verdict) -> tuple[Session, Verdict]:
-        """The next provider in turn that may offer the service and takes this caller."""
-        denied: Verdict | None = None
-        for provider in self._directory.providers(call.tenant, call.service):
-            if not self._judge.judge_registration(call.tenant, provider.uri, call.service).allow:
-                continue
-            verdict = caller_side.combined(self._judge.judge_callee(call, provider.uri))
-            if verdict.allow:
-                return provider, verdict
-            denied = verdict
-        if denied is not None:
-            raise StreamRejected(RejectCode.DENIED, self._judge.count(denied).reason)
-        if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
-            raise StreamRejected(
-                RejectCode.UNREACHABLE,
-                f"its providers are attached to other relays: {', '.join(sorted(others))}",
-            )
-        raise StreamRejected(RejectCode.NOT_FOUND, f"no agent offers the service {call.service}")
+        return verdict
 
     # ---- from the decision to the end ----------------------------------------------------
 
     async def _open(self, session: Session, leg: Leg, request: Request) -> None:
         call = request.call
         try:
-            pair, verdict = await self._decide(session, call)
+            caller_side = self._decide(call)
+            choice = await self._seeker.first(call, caller_side)
+            pair = Pair(call=call, consumer=session, provider=choice.provider)
             with self._pairs.holding(pair):
-                providers_leg = await self._invite(pair)
+                providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
                 _check_revoked(pair, providers_leg)
                 pair.opened_ms = unix_ms()
                 pair.splice = Splice(
@@ -170,17 +138,6 @@ class Opener:
         except StreamRejected as refusal:
             self._trail.rejected(call, str(refusal))
             await self._refuse(session, leg, refusal, call)
-
-    async def _invite(self, pair: Pair) -> Leg:
-        """The leg of a provider that accepted, or StreamRejected."""
-        limit = self._limits.open_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await invite(pair.provider, pair.call, self._limits.frame_bytes)
-        except TimeoutError:
-            raise StreamRejected(
-                RejectCode.TIMEOUT, f"the provider did not answer within {limit:g} s"
-            ) from None
 
     async def _splice(self, pair: Pair, splice: Splice, verdict: Verdict) -> None:
         call, provider = pair.call, pair.provider.uri
@@ -247,18 +204,6 @@ class Opener:
         else:
             leg.stream.finish()
             leg.stream.stop(ErrorCode.CANCELLED)
-
-
-def _check_modes(verdict: Verdict) -> None:
-    """Policy's promises about the path: kept, or the stream is refused."""
-    if verdict.p2p_mode is P2PMode.REQUIRED:
-        raise StreamRejected(
-            RejectCode.DENIED, "policy requires a direct path, which these agents cannot make"
-        )
-    if verdict.relay_mode is RelayMode.FORWARD:
-        raise StreamRejected(
-            RejectCode.UNREACHABLE, "policy requires forward mode, and this relay has no such plane"
-        )
 
 
 def _check_revoked(pair: Pair, providers_leg: Leg) -> None:

@@ -12,6 +12,7 @@ from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
 from outrelay.lib.orp.frame import Frame, FrameType
 from outrelay.lib.orp.types import decode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.policy import REGISTER
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.call import Call, is_method, is_service_name
 from outrelay.relay.edge.session import Session
@@ -74,6 +75,8 @@ def _check(message: orp.OpenStream, session: Session) -> None:
         raise StreamRejected(RejectCode.MALFORMED, "target_service is not a service's name")
     if not is_method(message.method):
         raise StreamRejected(RejectCode.MALFORMED, "method is not printable, or too long")
+    if message.method == REGISTER:  # whoever may expose a service may not call it for that
+        raise StreamRejected(RejectCode.MALFORMED, "REGISTER is no method of a stream")
     if message.stream_id == 0 and not session.plain:
         raise StreamRejected(RejectCode.MALFORMED, "stream_id is 0")
 

@@ -21,6 +21,7 @@ from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader
+from outrelay.relay.choice import Standing
 from outrelay.relay.edge.outbox import Outbox
 from outrelay.relay.limits import Limits
 
@@ -43,7 +44,7 @@ class Offer:
 
     Args:
         local_addr: Where the service is, informational only.
-        weight: Its share of the calls among equals.
+        weight: Its share of the streams among equals; 0 counts as 1.
         priority: Lower is preferred.
     """
 
@@ -65,7 +66,7 @@ class Session:
 
     __slots__ = (
         "capabilities", "connection", "features", "frames", "id", "identity", "instance",
-        "outbox", "plain", "services", "uri",
+        "outbox", "plain", "services", "serving", "standings", "uri",
     )  # fmt: skip
 
     def __init__(
@@ -89,11 +90,19 @@ class Session:
         self.frames = frames
         self.outbox = Outbox(connection, control, limits.outbox_bytes)
         self.services: dict[str, Offer] = {}
+        self.serving = 0  # streams it carries as a provider, or is asked to
+        self.standings: dict[str, Standing] = {}
 
     @property
     def tenant(self) -> str:
         """Whose agent it is."""
         return self.identity.realm
+
+    def standing(self, service: str) -> Standing:
+        """What became of asking it for a service that it offers."""
+        if (standing := self.standings.get(service)) is None:
+            standing = self.standings[service] = Standing()
+        return standing
 
     def send(self, type: FrameType, message: Message) -> None:  # noqa: A002 - the wire's word
         """Queue a control frame."""

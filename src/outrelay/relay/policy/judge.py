@@ -1,5 +1,8 @@
 """What policy says, from memory: no question waits for the controller.
 
+Words: a tenant is *known* while the judge has its rules, all of them: with a controller of
+ours every tenant is, with a plain one those whose rules are watched.
+
 Invariant: the world is closed. Without rules, also before the first have come, no stream
 is opened. Registering is free until a rule is about it; such an agent is asked again for
 each stream it would get, so that a rule that comes later counts from then on.
@@ -10,7 +13,7 @@ Source: control-plane.md, Policy; protocol.md section 4, 3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 
 from outrelay.lib.observe.metrics import PolicyMetrics
 from outrelay.lib.policy import REGISTER, PolicySet, Rule, Verdict
@@ -19,7 +22,7 @@ from outrelay.relay.clock import unix_ms
 
 ANYTHING_GOES = Verdict(allow=True, rule=None, reason="allowed by --allow-all")
 NO_POLICY_YET = Verdict(
-    allow=False, rule=None, reason="this relay has no policy yet: it has not reached a controller"
+    allow=False, rule=None, reason="this relay has no policy yet: no controller has told it any"
 )
 
 FREE_FOR_NOW = Verdict(
@@ -46,7 +49,9 @@ class Judge:
         self._metrics = metrics
         self._allow_all = allow_all
         self._now_ms = now_ms
-        self._rules: PolicySet | None = None
+        self._rules = PolicySet()
+        self._knows_all = False
+        self._known: set[str] = set()
         self._expiry_ms = 0  # the first that something allowed depends on; 0: none
         self.revised = asyncio.Event()
         """Set when live streams must be judged again."""
@@ -54,27 +59,46 @@ class Judge:
     @property
     def rules(self) -> int:
         """How many rules there are."""
-        return len(self._rules) if self._rules is not None else 0
+        return len(self._rules)
+
+    def rules_of(self, tenant: str) -> int:
+        """How many rules there are of a tenant."""
+        return len(self._rules.rules(tenant))
 
     def replace(self, rules: PolicySet) -> None:
-        """Decide by exactly these rules from now on.
+        """Decide by exactly these rules from now on: every tenant is known.
 
         Where there were rules and now are none, live streams go on: a controller that was
         restored or emptied is likelier than one that means to end them all.
         """
         emptied = self.rules > 0 and not len(rules)
         self._rules = rules
+        self._knows_all = True
+        self._known.clear()
         self._changed(judge_live=not emptied)
+
+    def replace_tenant(self, tenant: str, rules: Iterable[Rule]) -> None:
+        """Decide by exactly these rules of a tenant from now on; see ``replace``."""
+        before = self.rules_of(tenant)
+        self._rules.replace(rules, tenant=tenant)
+        self._known.add(tenant)
+        self._changed(judge_live=not before or self.rules_of(tenant) > 0)
+
+    def keep_only(self, tenants: Set[str]) -> None:
+        """Know no other tenants than these: nobody will tell how their rules change."""
+        for tenant in self._rules.tenants - tenants:
+            self._rules.replace((), tenant=tenant)
+        self._known = set(tenants) if self._knows_all else self._known & tenants
+        self._knows_all = False
+        self._changed(judge_live=False)
 
     def add(self, rule: Rule) -> None:
         """Add a rule to the current ones."""
-        assert self._rules is not None, "changes come after a snapshot"
         self._rules.add(rule)
         self._changed()
 
     def remove(self, tenant: str, rule_id: str) -> None:
         """Remove a rule from the current ones, if it is among them."""
-        assert self._rules is not None, "changes come after a snapshot"
         self._rules.remove(tenant, rule_id)
         self._changed()
 
@@ -82,15 +106,15 @@ class Judge:
         """The caller side: may the caller reach the service?"""
         if self._allow_all:
             return ANYTHING_GOES
-        if self._rules is None:
+        if not self._knows(call.tenant):
             return NO_POLICY_YET
-        return self._decide(self._rules, call)
+        return self._decide(call)
 
     def judge_callee(self, call: Call, provider: str) -> Verdict:
         """The callee side: does ``provider``, of the caller's tenant, accept the caller?"""
         if self._allow_all:
             return ANYTHING_GOES
-        if self._rules is None:
+        if not self._knows(call.tenant):
             return NO_POLICY_YET
         return self._rules.decide_callee(
             tenant=call.tenant,
@@ -119,10 +143,10 @@ class Judge:
         """May the agent offer the service?"""
         if self._allow_all:
             return ANYTHING_GOES
-        if self._rules is None:
+        if not self._knows(tenant):
             return FREE_FOR_NOW
         call = Call(tenant=tenant, caller=agent, service=service, method=REGISTER)
-        return self._decide(self._rules, call)
+        return self._decide(call)
 
     def count(self, verdict: Verdict) -> Verdict:
         """Note that ``verdict`` was acted on."""
@@ -139,8 +163,11 @@ class Judge:
         if verdict.allow and verdict.expires_ms:
             self._expiry_ms = min(self._expiry_ms or verdict.expires_ms, verdict.expires_ms)
 
-    def _decide(self, rules: PolicySet, call: Call) -> Verdict:
-        return rules.decide(
+    def _knows(self, tenant: str) -> bool:
+        return self._knows_all or tenant in self._known
+
+    def _decide(self, call: Call) -> Verdict:
+        return self._rules.decide(
             tenant=call.tenant,
             caller=call.caller,
             target=call.service,

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.tools.bench import plot, runner, summary, table
+from outrelay.tools.bench.capacity import QUICK, TRIALS, Size, Trial
 from outrelay.tools.bench.runner import Results
 from outrelay.tools.bench.scenarios import Scenario, scenarios
 
@@ -33,25 +34,32 @@ _DISTURBED = 0.2
     help="Folder for bench.json and bench.svg.",
 )
 def main(rounds: int, quick: bool, only: str, out: Path) -> None:
-    """Measure throughput, latency, CPU and memory of a chain of agents and relay.
+    """Measure throughput, latency, CPU, memory and capacity of a chain of agents and relay.
 
     Everything runs on this machine: a load, a consumer's agent, a relay, a provider's agent
     and a backend, beside direct TCP from the load to the backend.
     """
     chosen = [each for each in scenarios(quick=quick) if only in each.name]
-    if not chosen:
+    trials = [each for each in TRIALS if only in each.name]
+    if not (chosen or trials):
         raise click.BadParameter(f"no scenario's name holds {only!r}", param_hint="--only")
     rounds = 1 if quick else rounds
     started = datetime.now(UTC).isoformat(timespec="seconds")
     console = Console()
     console.width = max(console.width, table.WIDTH)
-    results = _run(chosen, rounds, console)
+    results = _run(chosen, trials, rounds, QUICK if quick else Size(), console)
     found = summary.figures(chosen, results.measurements)
     written = summary.document(chosen, results, started=started, rounds=rounds)
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(written, indent=1) + "\n")
-    (out / "bench.svg").write_text(plot.svg(found, f"OutRelay {written['version']}, {started}"))
-    console.print(table.speed(found), table.idle(results.idle_rss))
+    (out / "bench.svg").write_text(
+        plot.svg(found, results.readings, f"OutRelay {written['version']}, {started}")
+    )
+    if found:
+        console.print(table.speed(found))
+    if results.readings:
+        console.print(table.capacity(results.readings))
+    console.print(table.idle(results.idle_rss))
     if results.others_cores > _DISTURBED:
         console.print(
             f"[yellow]Other programs kept {results.others_cores:.1f} cores busy meanwhile:"
@@ -60,11 +68,17 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
     console.print(f"written to {out}/bench.json and {out}/bench.svg")
 
 
-def _run(chosen: Sequence[Scenario], rounds: int, console: Console) -> Results:
+def _run(
+    chosen: Sequence[Scenario],
+    trials: Sequence[Trial],
+    rounds: int,
+    size: Size,
+    console: Console,
+) -> Results:
     with tempfile.TemporaryDirectory(prefix="outrelay-bench-") as directory:
         try:
             with console.status("") as status:
-                return runner.run(chosen, rounds, Path(directory), status.update)
+                return runner.run(chosen, trials, rounds, size, Path(directory), status.update)
         except OutRelayError as error:
             _fail(str(error))
         except KeyboardInterrupt:

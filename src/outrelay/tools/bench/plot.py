@@ -1,10 +1,14 @@
-"""One picture of a benchmark run, as SVG: bars for rates and delays, a line at each goal."""
+"""One picture of a benchmark run, as SVG: bars for rates and delays, a line at each goal.
+
+Readings of trials, which have a unit each, are shown as shares of their goals.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from outrelay.tools.bench.capacity import Reading
 from outrelay.tools.bench.runner import DIRECT, OUTRELAY
 from outrelay.tools.bench.scenarios import Unit
 from outrelay.tools.bench.summary import Figure
@@ -14,6 +18,10 @@ _LABELS = 170
 _SCALE = 440
 _ROW = 46
 _BAR = 16
+_LINE = 24
+_READINGS = 330
+_SHARES = 2.0
+"""Times its goal that a bar of a reading is as long as it gets."""
 _COLOURS = {OUTRELAY: "#2563eb", DIRECT: "#cbd5e1"}
 _TITLES = {
     Unit.RATE: "MB/s, more is better; red: the goal",
@@ -21,11 +29,12 @@ _TITLES = {
 }
 
 
-def svg(figures: Sequence[Figure], caption: str) -> str:
+def svg(figures: Sequence[Figure], readings: Sequence[Reading], caption: str) -> str:
     """The picture.
 
     Args:
         figures: Of both paths.
+        readings: Of the trials.
         caption: One line below it.
     """
     parts: list[str] = []
@@ -35,6 +44,9 @@ def svg(figures: Sequence[Figure], caption: str) -> str:
         if shown:
             parts.extend(_panel(unit, shown, y))
             y += 40 + _ROW * len({each.scenario.name for each in shown})
+    if readings:
+        parts.extend(_capacity(readings, y))
+        y += 40 + _LINE * len(readings)
     size = f'width="{_WIDTH}" height="{y + 20}"'
     return "\n".join(
         [
@@ -63,6 +75,25 @@ def _panel(unit: Unit, figures: Sequence[Figure], y: int) -> Iterator[str]:
             yield _goal(_LABELS + figure.goal / top * _SCALE, at)
 
 
+def _capacity(readings: Sequence[Reading], y: int) -> Iterator[str]:
+    """A bar for each reading, which ends at the red line where it is what the goal says."""
+    title = "capacity: the value judged as a share of its goal; red: the goal"
+    yield _text(20, y, title, weight="bold")
+    for row, reading in enumerate(readings):
+        at = y + 14 + row * _LINE
+        share = reading.judged / reading.goal
+        sign = "≥" if reading.at_least else "≤"
+        length = min(share, _SHARES) / _SHARES * _SCALE / 2
+        yield _text(20, at + 12, reading.name, size=11)
+        yield (
+            f'<rect x="{_READINGS}" y="{at}" width="{length:.1f}" height="{_BAR - 2}"'
+            f' fill="{_COLOURS[OUTRELAY] if reading.good else "#dc2626"}"/>'
+        )
+        number = f"{reading.judged:.4g} ({sign} {reading.goal:.4g} {reading.unit})"
+        yield _text(_READINGS + max(length, _SCALE / 2 / _SHARES) + 6, at + 12, number, size=11)
+        yield _goal(_READINGS + _SCALE / 2 / _SHARES, at, _BAR)
+
+
 def _tail(figure: Figure) -> float:
     return figure.p99 if figure.scenario.unit is Unit.DELAY else 0.0
 
@@ -87,9 +118,9 @@ def _bar(figure: Figure, y: int, top: float) -> Iterator[str]:
     yield _text(_LABELS + max(length, tail) + 6, y + 12, f"{number} {who}{more}", size=11)
 
 
-def _goal(x: float, y: int) -> str:
+def _goal(x: float, y: int, height: int = 2 * _BAR) -> str:
     return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 3}" y2="{y + 2 * _BAR}"'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 3}" y2="{y + height}"'
         ' stroke="#dc2626" stroke-dasharray="3 2"/>'
     )
 

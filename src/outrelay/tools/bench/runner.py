@@ -3,7 +3,8 @@
 Words: a *path* is how the load's bytes go: ``direct`` (TCP, the baseline) or ``outrelay``
 (consumer agent, relay, provider agent). A *round* measures every scenario over every path
 once; paths alternate within it, so that a slow moment of the machine meets both. The first
-round warms everything up and is discarded.
+round warms everything up and is discarded. Trials (``capacity``) are held once, through
+OutRelay alone: those that want it fresh before all rounds, the others after them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address
-from outrelay.tools.bench import procfs
+from outrelay.tools.bench import capacity, procfs
+from outrelay.tools.bench.capacity import Place, Reading, Size, Trial
 from outrelay.tools.bench.procfs import Usage
 from outrelay.tools.bench.scenarios import Scenario, Unit
 from outrelay.tools.deployment import TENANT, Deployment
@@ -74,34 +76,55 @@ class Results:
     Args:
         idle_rss: Memory before any load, bytes, by process.
         others_cores: Cores that programs other than ours kept busy while it ran.
-        measurements: The rest.
+        measurements: Of the rounds.
+        readings: Of the trials.
     """
 
     idle_rss: Mapping[str, int]
     others_cores: float
     measurements: Sequence[Measurement]
+    readings: Sequence[Reading] = ()
 
 
-def run(scenarios: Sequence[Scenario], rounds: int, directory: Path, tell: Tell) -> Results:
+def run(
+    scenarios: Sequence[Scenario],
+    trials: Sequence[Trial],
+    rounds: int,
+    size: Size,
+    directory: Path,
+    tell: Tell,
+) -> Results:
     """Measure everything.
 
     Args:
-        scenarios: What to measure.
+        scenarios: What to measure in rounds.
+        trials: What to measure once.
         rounds: How often, not counting the one that warms up.
+        size: Of the trials.
         directory: An empty one for certificates and databases.
         tell: Gets a word on what is going on.
 
     Raises:
         ProgramFailedError: One of OutRelay's programs did.
         BenchmarkError: The load did.
+        TrialFailedError: A trial did.
     """
-    with _backend() as (backend, address), Deployment(directory) as deployment:
+    with (
+        _backend() as (backend, address),
+        capacity.backend() as swarm,
+        Deployment(directory) as deployment,
+    ):
         tell("starting controller, relay and two agents")
-        through = _start(deployment, address)
+        at = _start(deployment, {_SERVICE: address, capacity.SERVICE: swarm})
         pids = {program.name: program.pid for program in deployment.running}
         idle = {name: procfs.usage(pid).rss for name, pid in pids.items()}
         pids["backend"] = backend.pid
-        bench = _Bench(addresses={DIRECT: address, OUTRELAY: through}, pids=pids, tell=tell)
+        place = Place(
+            deployment=deployment, directory=directory, at=at[capacity.SERVICE], backend=swarm
+        )
+        readings = _hold([each for each in trials if each.fresh], place, size, tell)
+        paths = {DIRECT: address, OUTRELAY: at[_SERVICE]}
+        bench = _Bench(addresses=paths, pids=pids, tell=tell)
         for scenario in scenarios:
             bench.round(scenario, 0)
         others = _OthersClock(list(pids.values()))
@@ -111,8 +134,18 @@ def run(scenarios: Sequence[Scenario], rounds: int, directory: Path, tell: Tell)
             for scenario in scenarios
             for measurement in bench.round(scenario, number)
         ]
-        cores = others.cores(sum(each.costs["client"].cpu_seconds for each in measurements))
-    return Results(idle_rss=idle, others_cores=cores, measurements=measurements)
+        clients = sum(each.costs["client"].cpu_seconds for each in measurements)
+        cores = others.cores(clients) if measurements else 0.0
+        readings += _hold([each for each in trials if not each.fresh], place, size, tell)
+    return Results(idle_rss=idle, others_cores=cores, measurements=measurements, readings=readings)
+
+
+def _hold(trials: Sequence[Trial], place: Place, size: Size, tell: Tell) -> list[Reading]:
+    readings: list[Reading] = []
+    for trial in trials:
+        tell(f"trial: {trial.name}")
+        readings.extend(trial.hold(place, size))
+    return readings
 
 
 class _OthersClock:
@@ -153,17 +186,17 @@ def _backend() -> Iterator[tuple[subprocess.Popen[str], Address]]:
             process.kill()
 
 
-def _start(deployment: Deployment, backend: Address) -> Address:
-    """Start everything; where the consumer listens."""
+def _start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[str, Address]:
+    """Start everything; where the consumer listens for each service."""
     deployment.make_certificates()
     deployment.start_controller()
     deployment.cli(
         "policy", "add", "--tenant", TENANT,
-        "--caller", "*", "--target", _SERVICE, "--decision", "allow",
+        "--caller", "*", "--target", f"{_SERVICE}*", "--decision", "allow",
     )  # fmt: skip
     deployment.start_relay()
-    deployment.start_provider({_SERVICE: backend})
-    return deployment.start_consumer([_SERVICE])[_SERVICE]
+    deployment.start_provider(backends)
+    return deployment.start_consumer(backends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

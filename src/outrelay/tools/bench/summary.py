@@ -115,6 +115,10 @@ def document(
             {**asdict(figure), "scenario": figure.scenario.name}
             for figure in figures(scenarios, results.measurements)
         ],
+        "capacity": [
+            {**asdict(reading), "judged": reading.judged, "good": reading.good}
+            for reading in results.readings
+        ],
         "measurements": [asdict(measurement) for measurement in results.measurements],
     }
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from outrelay.tools.bench.capacity import At, Reading
 from outrelay.tools.bench.runner import DIRECT, OUTRELAY
 from outrelay.tools.bench.scenarios import MIB, Unit
 from outrelay.tools.bench.summary import IDLE_GOALS, Figure
 
-WIDTH = 130
+WIDTH = 140
 """Columns of a terminal that the tables need."""
 
 _CHAIN = ("consumer", "relay", "provider")
@@ -56,6 +57,38 @@ def _judged(figure: Figure) -> str:
 
 def _marked(text: str, *, good: bool) -> str:
     return f"[green]{text} ✓[/]" if good else f"[red]{text} ✗[/]"
+
+
+def capacity(readings: Sequence[Reading]) -> Table:
+    """What many at once come to."""
+    table = Table(title="through OutRelay, many at once")
+    table.add_column("reading")
+    table.add_column("", style="dim")
+    for heading in ("lowest", "median", "p99", "highest", "goal", "errors"):
+        table.add_column(heading, justify="right")
+    table.add_column("", style="dim")
+    for each in readings:
+        table.add_row(*_capacity_row(each))
+    return table
+
+
+def _capacity_row(reading: Reading) -> Sequence[str]:
+    one = len(reading.values) == 1
+    shown = [
+        f"[bold]{reading.value(at):.4g}[/]" if at is reading.at else f"{reading.value(at):.4g}"
+        for at in At
+    ]
+    sign = "≥" if reading.at_least else "≤"
+    word = "aim " if reading.is_aim else ""
+    which = "" if one else f"{reading.at} "
+    return (
+        reading.name,
+        reading.unit,
+        *(["", f"[bold]{reading.judged:.4g}[/]", "", ""] if one else shown),
+        word + _marked(f"{which}{sign} {reading.goal:.4g}", good=reading.good),
+        str(len(reading.errors)) if reading.errors else "",
+        reading.note,
+    )
 
 
 def idle(rss: Mapping[str, int]) -> Table:

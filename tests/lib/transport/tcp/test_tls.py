@@ -168,6 +168,17 @@ def test_a_certificate_without_its_key_is_worth_nothing() -> None:
         Ends(client=replace(AGENT, private_key=new_key()))
 
 
+@pytest.mark.parametrize("kind", [Hostile.WRONG_USAGE, Hostile.NO_USAGE])
+def test_what_a_certificate_is_not_for_is_said(kind: Hostile) -> None:
+    as_client = PKI.hostile(kind, role=Role.AGENT, usage=Usage.CLIENT)
+    as_server = PKI.hostile(kind, role=Role.RELAY, usage=Usage.SERVER)
+    for ends, usage in ((Ends(client=as_client), "clients"), (Ends(server=as_server), "servers")):
+        ends.shake()
+        assert f"is not for {usage} (extended key usage)" in " ".join(
+            map(str, ends.faults.values())
+        )
+
+
 @pytest.mark.parametrize("alpn", [("h3", "orp/1"), ("orp/1", "h3")])
 def test_both_sides_refuse_another_protocol(alpn: tuple[str, str]) -> None:
     ends = Ends(alpn=alpn)

@@ -60,6 +60,24 @@ CONSUMER: Role.ValueType  # 1
 PROVIDER: Role.ValueType  # 2
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _EndedDirection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndedDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndedDirection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOTH: _EndedDirection.ValueType  # 0
+    SENT: _EndedDirection.ValueType  # 1
+    RECEIVED: _EndedDirection.ValueType  # 2
+
+class EndedDirection(_EndedDirection, metaclass=_EndedDirectionEnumTypeWrapper):
+    """What of a stream has ended, seen from whoever says it."""
+
+BOTH: EndedDirection.ValueType  # 0
+SENT: EndedDirection.ValueType  # 1
+RECEIVED: EndedDirection.ValueType  # 2
+Global___EndedDirection: _TypeAlias = EndedDirection  # noqa: Y015
+
 @_typing.final
 class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -617,24 +635,31 @@ Global___Goaway: _TypeAlias = Goaway  # noqa: Y015
 
 @_typing.final
 class StreamEnded(_message.Message):
+    """On a control stream stream_id is the consumer's; on stream 0 of a yamux session it is the
+    session's own, and 0 is the session itself.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.int
     code: _builtins.int
     reason: _builtins.str
+    direction: Global___EndedDirection.ValueType
     def __init__(
         self,
         *,
         stream_id: _builtins.int = ...,
         code: _builtins.int = ...,
         reason: _builtins.str = ...,
+        direction: Global___EndedDirection.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "reason", b"reason", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "direction", b"direction", "reason", b"reason", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

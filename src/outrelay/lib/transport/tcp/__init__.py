@@ -1,12 +1,16 @@
 """The tcp carrier: yamux inside TLS 1.3 on TCP, for networks that block UDP.
 
-    bytes of an application
-      connection.py     Connection and Stream of the carrier port; the pump that joins the rest
-      yamux.py          the session: frames <-> streams, their ends, pings    (pure)
-      channel.py        one stream of it: what waits, windows                 (pure)
-      yamux_frames.py   the 12-byte header, and notes between our own peers   (pure)
-      tls.py            mutual TLS over memory buffers
-    a TCP socket
+    listener.py, dialer.py    Listener and Dialer of the carrier port
+      connections.py          what one of them looks after
+      opening.py, proxy.py    from a new socket to a peer that is known
+    connection.py             Connection and Stream of the carrier port
+      yamux.py                the session: frames <-> streams, their ends, limits    (pure)
+        channel.py            one stream of it: what waits, windows                  (pure)
+        pulse.py              pings: life, round trips, receipts                     (pure)
+        yamux_frames.py       headers, and notes between our own peers               (pure)
+      link.py                 plaintext <-> socket
+        tls.py                mutual TLS over memory buffers
+        sockets.py            options of sockets
 
 Source: protocol.md sections 1 and 9.
 """

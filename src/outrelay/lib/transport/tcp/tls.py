@@ -68,6 +68,9 @@ class HandshakeFailed(Exception):
         self.final = final
         self.told = told
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:

@@ -1,0 +1,83 @@
+"""One transaction's view of the database, and errors in our words.
+
+Invariant: every sqlite3 error leaves as a StoreError.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import aiosqlite
+
+from outrelay.controller.feed import Feed
+from outrelay.lib.errors import StoreError
+
+T = TypeVar("T")
+Value = str | int
+Parameters = Mapping[str, Value]
+Row = sqlite3.Row
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into StoreErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(path, str(error)) from error
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+
+
+class Session:
+    """One transaction, or one job's part of it."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._publications: list[Callable[[], None]] = []
+
+    async def rows(self, statement: str, parameters: Parameters | None = None) -> list[Row]:
+        """All rows of a query, or of what a statement returns."""
+        return list(await self._connection.execute_fetchall(statement, parameters or {}))
+
+    async def row(self, statement: str, parameters: Parameters | None = None) -> Row | None:
+        """Its first row, if there is one."""
+        return next(iter(await self.rows(statement, parameters)), None)
+
+    async def change(self, statement: str, parameters: Parameters) -> int:
+        """Run a statement; the number of rows it changed."""
+        async with self._connection.execute(statement, parameters) as cursor:
+            return cursor.rowcount
+
+    async def change_all(self, statement: str, rows: Sequence[Parameters]) -> None:
+        """Run a statement once for each of ``rows``."""
+        async with self._connection.executemany(statement, rows):
+            pass
+
+    async def revision(self) -> int:
+        """The revision of the last change this transaction sees."""
+        row = await self.row("SELECT number FROM revision")
+        assert row is not None
+        return int(row["number"])
+
+    async def next_revision(self) -> int:
+        """A revision for a change made by this transaction."""
+        row = await self.row("UPDATE revision SET number = number + 1 RETURNING number")
+        assert row is not None
+        return int(row["number"])
+
+    def publish(self, feed: Feed[T], change: T) -> None:
+        """Publish ``change`` when, and only if, this transaction is committed."""
+        self._publications.append(lambda: feed.publish(change))
+
+    def committed(self) -> None:
+        """Publish what was held back; the writer calls it."""
+        for publication in self._publications:
+            publication()
+
+
+Work = Callable[[Session], Awaitable[T]]
+"""What is done in a transaction. It may be done twice, of which only the last time counts."""

@@ -1,0 +1,146 @@
+"""Of streams that have ended nothing is left, however they ended, in any of the processes.
+
+Traffic goes twice: the first warms up what allocators and caches keep, the second must add
+nothing. A leak of 300 bytes a stream fails the long run, one of 5 KiB the short one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from asyncio import TaskGroup
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self
+
+import pytest
+
+from outrelay.lib.errors import ErrorCode
+from outrelay.lib.values import address_text
+from tests.integration.attackers import Mallories
+from tests.integration.peers import MIB, calling, ping
+from tests.integration.traffic import ECHO, Traffic, obedient
+from tests.integration.world import ANY_PORT, APP, World
+from tests.support.peers import FEATURES
+from tests.support.pki import agent_identity
+from tests.support.processes import Program
+from tests.support.relay_peer import reset_code
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+KILLED = 20
+"""Streams of each agent that is killed."""
+
+SETTLED = 15.0
+"""Seconds for the last traces to go; a killed agent's connection is given up after ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a process has that others can see, beside memory."""
+
+    files: int
+    threads: int
+
+    @classmethod
+    def of(cls, program: Program) -> Self:
+        """What it has now."""
+        return cls(program.files(), program.threads())
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "streams", "growth"),
+    [
+        pytest.param(200, 800, 4 * MIB, id="1000"),
+        pytest.param(
+            10_000,
+            10_000,
+            3 * MIB,
+            id="20000",
+            marks=[pytest.mark.soak, pytest.mark.timeout(420)],
+        ),
+    ],
+)
+async def test_nothing_is_left_of_streams(
+    own_world: World, warm_up: int, streams: int, growth: int
+) -> None:
+    world = own_world
+    programs = (world.controller, world.relay, world.provider, world.consumer)
+    traffic = Traffic(world.at)
+    async with world.backend.serving(obedient):
+        await traffic.run(warm_up)
+        await _nothing_open(world)
+        before = _traces(programs)
+        memory = [each.rss() for each in programs]
+        async with TaskGroup() as group:
+            group.create_task(_a_consumer_is_killed(world), name="consumer to be killed")
+            group.create_task(_a_provider_is_killed(world), name="provider to be killed")
+            group.create_task(traffic.run(streams), name="traffic")
+        await _nothing_open(world)
+    assert traffic.gone.total() == warm_up + streams
+    assert await _as_before(programs, before), f"{before} became {_traces(programs)}"
+    grown = [each.rss() - was for each, was in zip(programs, memory, strict=True)]
+    assert max(grown) < growth, grown
+
+
+def _traces(programs: Sequence[Program]) -> list[Trace]:
+    return [Trace.of(each) for each in programs]
+
+
+async def _as_before(programs: Sequence[Program], before: list[Trace]) -> bool:
+    """Whether the last traces have gone, or do within moments."""
+    deadline = time.monotonic() + SETTLED
+    while _traces(programs) != before:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.1)
+    return True
+
+
+async def _nothing_open(world: World) -> None:
+    """Wait until the relay carries no stream."""
+    async with asyncio.timeout(SETTLED):
+        while (await world.cli("fleet", "streams", "--output", "json")).stdout:
+            pass
+
+
+async def _a_consumer_is_killed(world: World) -> None:
+    agent, uri = await _victim(world, f"--consume={APP}@{ANY_PORT}")
+    async with AsyncExitStack() as calls:
+        for _ in range(KILLED):
+            call = await calls.enter_async_context(calling(await agent.listening()))
+            call[1].write(ECHO)
+            await ping(*call)
+        await _kill(world, agent, uri)
+
+
+async def _a_provider_is_killed(world: World) -> None:
+    target = address_text(world.backend.address)
+    agent, uri = await _victim(world, f"--expose=shop-victim={target}")
+    async with Mallories(world).mallory(*FEATURES) as consumer:
+        streams = [
+            await consumer.open("shop-victim", stream_id=1 + number) for number in range(KILLED)
+        ]
+        for stream in streams:
+            await consumer.ready()
+            await stream.write(ECHO)
+        await _kill(world, agent, uri)
+        for stream in streams:
+            assert await reset_code(stream) is ErrorCode.LEG_LOST
+
+
+async def _victim(world: World, *flags: str) -> tuple[Program, str]:
+    """An agent that is ready, and its URI."""
+    identity = agent_identity()
+    world.issue(identity, name=identity.name)
+    agent = await world.start_agent(identity.name, *flags)
+    await agent.event("ready")
+    return agent, identity.uri
+
+
+async def _kill(world: World, agent: Program, uri: str) -> None:
+    """End an agent without a word, and wait until its relay has noticed."""
+    await agent.stop(signal.SIGKILL)
+    await world.relay.event("agent gone", agent=uri, timeout=SETTLED)

@@ -1,0 +1,115 @@
+"""A peer of a yamux session made of raw frames, as any other implementation could send them.
+
+peer = YamuxPeer(session)              # a plain one, which dials
+peer.say(UPDATE, SYN, 1)
+assert peer.heard() == [Frame(UPDATE, ACK, 1, credit)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from outrelay.lib.transport.tcp.channel import Channel
+from outrelay.lib.transport.tcp.pulse import HELLO
+from outrelay.lib.transport.tcp.yamux import EventKind, Session
+from outrelay.lib.transport.tcp.yamux_frames import (
+    ACK,
+    DATA,
+    HEADER,
+    HEADER_SIZE,
+    PING,
+    SYN,
+    header,
+    parse_note,
+)
+
+
+class Frame(NamedTuple):
+    """One frame."""
+
+    kind: int
+    flags: int
+    stream: int
+    length: int
+    payload: bytes = b""
+
+
+def frames_in(data: bytes) -> Iterator[Frame]:
+    """The frames that ``data`` is, all of it."""
+    at = 0
+    while at < len(data):
+        version, kind, flags, stream, length = HEADER.unpack_from(data, at)
+        assert version == 0
+        at += HEADER_SIZE
+        size = length if kind == DATA else 0
+        assert at + size <= len(data), "a frame is cut off"
+        yield Frame(kind, flags, stream, length, data[at : at + size])
+        at += size
+
+
+def output(session: Session, now: float = 0.0) -> bytes:
+    """All that a session has to say now."""
+    said = bytearray()
+    while data := session.data_to_send(now):
+        said += data
+    return bytes(said)
+
+
+class YamuxPeer:
+    """Talks to ``session``.
+
+    Args:
+        session: Ours, under test.
+        takes_notes: Whether the peer is one of ours.
+    """
+
+    def __init__(self, session: Session, *, takes_notes: bool = False) -> None:
+        self.session = session
+        self.now = 0.0
+        if takes_notes:
+            self.say(PING, SYN, 0, HELLO)
+        for frame in frames_in(output(session)):
+            if frame.kind == PING and frame.flags == SYN:
+                self.say(PING, ACK, 0, frame.length)
+        session.events()
+        self.heard()
+
+    def say(
+        self, kind: int, flags: int, stream: int, length: int = 0, payload: bytes = b""
+    ) -> None:
+        """Send one frame; a data frame is as long as its payload."""
+        length = len(payload) if kind == DATA and payload else length
+        self.raw(header(kind, flags, stream, length) + payload)
+
+    def raw(self, data: bytes) -> None:
+        """Send bytes."""
+        self.session.receive(memoryview(data), self.now)
+
+    def heard(self) -> list[Frame]:
+        """What the session has said since the last time."""
+        return list(frames_in(output(self.session, self.now)))
+
+    def opened(self, stream: int = 1, flags: int = 0) -> Channel:
+        """Open a stream; the session's end of it."""
+        self.say(1, SYN | flags, stream)
+        kinds = [event for event in self.session.events() if event.kind is EventKind.OPENED]
+        assert len(kinds) == 1
+        channel = kinds[0].channel
+        assert channel is not None
+        self.heard()
+        return channel
+
+    def events(self) -> list[EventKind]:
+        """The kinds of what happened."""
+        return [event.kind for event in self.session.events()]
+
+
+def notes_in(heard: list[Frame]) -> list[object]:
+    """The notes among frames, and the flags and streams of the others."""
+    return [
+        parse_note(frame.payload)
+        if frame.kind == DATA and frame.stream == 0
+        else (frame.flags, frame.stream)
+        for frame in heard
+    ]
