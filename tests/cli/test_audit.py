@@ -13,7 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
+from outrelay.cli.audit import COLUMNS
+from outrelay.cli.output import print_table
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 from tests.cli.running import Cli
 from tests.controller.live import AGENT_A, AGENT_B, LiveController
@@ -114,7 +117,52 @@ async def test_the_table_has_a_line_for_each_event(cli: Cli) -> None:
         ["open", "allow"],
         ["reject", "deny"],
     ]
-    assert "1.000" in lines[0]
+    assert lines[0].endswith("closed; 5 B up, 0 B down, 1.0 s")
+
+
+def test_a_table_of_a_narrow_terminal_tells_the_whole_story(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    event = audit_pb2.AuditEvent(
+        ts_unix_ms=NOW,
+        caller=AGENT_A,
+        target="shop-app",
+        provider=AGENT_B,
+        stream_id="0f" * 8,
+        decision=policy_pb2.DECISION_ALLOW,
+        event="close",
+        reason="closed",
+        bytes_up=1536,
+        bytes_down=3 << 20,
+        duration_ms=12_345,
+    )
+    print_table(COLUMNS, [event])
+    head, *lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert head.split() == ["TIME", "EVENT", "CALLER", "TARGET", "DETAIL"]
+    assert len(lines) == 2
+    text = " ".join(line[head.index("DETAIL") :].strip() for line in lines)
+    assert text == "closed; 1.5 KiB up, 3.0 MiB down, 12.3 s"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        (AGENT_A, "00000000"),
+        ("outrelay://acme/relay/r1", "acme/relay/r1"),
+        ("spiffe://elsewhere/agent", "spiffe://elsewhere/agent"),
+        ("", ""),
+    ],
+)
+def test_a_caller_is_shown_by_the_beginning_of_its_name(uri: str, name: str) -> None:
+    (caller,) = [column for column in COLUMNS if column.title == "CALLER"]
+    assert caller.text(audit_pb2.AuditEvent(caller=uri)) == name
+
+
+def test_an_allowed_registration_is_shown_as_one() -> None:
+    (kind,) = [column for column in COLUMNS if column.title == "EVENT"]
+    assert kind.text(audit_pb2.AuditEvent(method="REGISTER")) == "register"
 
 
 async def test_what_a_peer_sent_cannot_move_the_cursor(cli: Cli) -> None:

@@ -1,5 +1,8 @@
 """``outrelay-cli audit``: what happened to the streams.
 
+Tables are for people: they show the beginnings of agents' names and leave out what a
+terminal has no room for. JSON and YAML have everything.
+
 Source: commands.md, outrelay-cli.
 """
 
@@ -7,19 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import click
 
 from outrelay.cli.flags import calls_controller, examples
 from outrelay.cli.output import (
+    MEDIUM,
     TABLE,
+    WIDE,
     Column,
     Lines,
     moment,
     print_record,
     print_table,
     record_of,
+    size,
     word,
 )
 from outrelay.cli.ruleset import DECISIONS
@@ -27,43 +34,52 @@ from outrelay.cli.session import STREAM_TIMEOUT, Session
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
-from outrelay.lib.identity.uri import SCHEME
+from outrelay.lib.errors import IdentityError
+from outrelay.lib.identity.uri import SCHEME, Identity, Role
 from outrelay.lib.options import DURATION
 
 Event = pb.AuditEvent
+
+
+def _kind(event: Event) -> str:
+    """What happened; an allowed registration has no word of its own in the trail."""
+    return event.event or event.method.lower()
 
 
 def _decision(event: Event) -> str:
     return word(policy_pb2.Decision.DESCRIPTOR, event.decision) if event.decision else ""
 
 
-def _count(event: Event, count: int) -> str:
-    return str(count) if count or event.duration_ms else ""
+def _name(uri: str) -> str:
+    """The beginning of an agent's name, which tells the agents of a tenant apart."""
+    with suppress(IdentityError):
+        identity = Identity.parse(uri)
+        if identity.role is Role.AGENT:
+            return identity.name.partition("-")[0]
+    return uri.removeprefix(SCHEME)
 
 
-def _seconds(event: Event) -> str:
-    return f"{event.duration_ms / 1000:.3f}" if event.duration_ms else ""
+def _detail(event: Event) -> str:
+    """Why, and of a stream that has ended what it was."""
+    if event.event != "close":
+        return event.reason
+    moved = f"{size(event.bytes_up)} up, {size(event.bytes_down)} down"
+    return f"{event.reason}; {moved}, {event.duration_ms / 1000:.1f} s"
 
 
 COLUMNS: tuple[Column[Event], ...] = (
-    Column(title="TIME", text=lambda event: moment(event.ts_unix_ms), whole=True, width=19),
-    Column(title="EVENT", text=lambda event: event.event, whole=True, width=7),
-    Column(title="DECISION", text=_decision, whole=True, width=8),
-    Column(title="CALLER", text=lambda event: event.caller.removeprefix(SCHEME), width=47),
-    Column(title="TARGET", text=lambda event: event.target, width=16),
-    Column(title="METHOD", text=lambda event: event.method, extra=True, width=8),
     Column(
-        title="PROVIDER",
-        text=lambda event: event.provider.removeprefix(SCHEME),
-        extra=True,
-        width=47,
+        title="TIME", text=lambda event: moment(event.ts_unix_ms, year=False), whole=True, width=14
     ),
-    Column(title="RELAY", text=lambda event: event.relay_id, extra=True, width=8),
-    Column(title="STREAM", text=lambda event: event.stream_id, whole=True, extra=True, width=16),
-    Column(title="UP", text=lambda event: _count(event, event.bytes_up), extra=True, width=9),
-    Column(title="DOWN", text=lambda event: _count(event, event.bytes_down), extra=True, width=9),
-    Column(title="SECONDS", text=_seconds, extra=True, width=9),
-    Column(title="REASON", text=lambda event: event.reason),
+    Column(title="EVENT", text=_kind, whole=True, width=8),
+    Column(title="DECISION", text=_decision, whole=True, least=WIDE, width=8),
+    Column(title="CALLER", text=lambda event: _name(event.caller), width=8),
+    Column(title="TARGET", text=lambda event: event.target, width=16),
+    Column(title="METHOD", text=lambda event: event.method, least=WIDE, width=8),
+    Column(title="PROVIDER", text=lambda event: _name(event.provider), least=WIDE, width=8),
+    Column(title="RELAY", text=lambda event: event.relay_id, least=WIDE, width=8),
+    Column(title="STREAM", text=lambda event: event.stream_id, whole=True, least=MEDIUM, width=16),
+    Column(title="DETAIL", text=_detail),
 )
 
 
