@@ -26,7 +26,7 @@ from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
 from tests.integration.peers import Backend, steady_port, unused_port, web_server
-from tests.support.pki import save
+from tests.support.pki import agent_identity, save
 from tests.support.processes import Output, Program, Programs, run
 
 TENANT = "acme"
@@ -171,6 +171,14 @@ class World:
             *self.credentials(holder, pki=pki, ca=ca),
             *flags,
         )
+
+    async def start_stranger(self, *flags: str) -> tuple[Program, Identity]:
+        """An agent that dev-pki knows nothing of, once it is ready; and who it is."""
+        identity = agent_identity(TENANT)
+        self.issue(identity, name=identity.name)
+        agent = await self.start_agent(identity.name, *flags)
+        await agent.event("ready")
+        return agent, identity
 
     async def cli(self, *args: str, holder: str = "operator", pki: Path | None = None) -> Output:
         """Run ``outrelay-cli`` with a holder's credentials."""
