@@ -194,13 +194,14 @@ async def test_whose_backend_is_dead_is_passed_over_and_says_so(world: World) ->
 async def test_who_stops_gets_nothing_new_and_ends_what_it_has(world: World) -> None:
     async with service(world) as shop, AsyncExitStack() as stack:
         calls = {call.taker: call for call in await shop.calls(stack, 3)}
-        leaver = shop.providers[0].program
+        leaver, mark = shop.providers[0].program, world.relay.mark()
         leaver.send_signal(signal.SIGTERM)
         await world.relay.event("service deregistered", agent=shop.providers[0].identity.uri)
         assert set(await shop.takers(6)) == {1, 2}
         await ping(calls[0].reader, calls[0].writer)
         calls[0].writer.close()
         assert await leaver.ended() == 0
+        assert not world.relay.seen("provider rests", since=mark)  # it was not even asked
         assert set(await shop.takers(6)) == {1, 2}
         for taker in (1, 2):
             await ping(calls[taker].reader, calls[taker].writer)
