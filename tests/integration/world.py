@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from outrelay.lib.identity.certs import Credentials, Trust, load_trust
 from outrelay.lib.identity.issue import Authority
-from outrelay.lib.identity.uri import Identity
+from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
 from tests.integration.peers import Backend, steady_port, unused_port, web_server
@@ -139,6 +139,24 @@ class World:
         )
         await self.relay.event("ready")
         await self.relay.event("policy loaded")
+
+    async def start_other_relay(self, name: str, *flags: str) -> Program:
+        """One more relay, of another certificate; its agents are all its own.
+
+        Args:
+            name: Its own, in the world.
+            flags: What it is told beside what it needs.
+        """
+        self.issue(Identity(realm="local", role=Role.RELAY, name=name), name=name)
+        relay = await self.programs.start(
+            "outrelay-relay",
+            *("--listen", ANY_PORT, "--controller", await self.controller_address()),
+            *self.credentials(name),
+            *flags,
+        )
+        await relay.event("ready")
+        await relay.event("policy loaded")
+        return relay
 
     async def start_provider(self, *flags: str) -> None:
         """Start the agent beside the backend."""
