@@ -8,9 +8,10 @@ Source: commands.md, outrelay-cli.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 import click
@@ -30,15 +31,22 @@ from outrelay.cli.output import (
     word,
 )
 from outrelay.cli.ruleset import DECISIONS
-from outrelay.cli.session import STREAM_TIMEOUT, Session
+from outrelay.cli.session import PROGRAM, STREAM_TIMEOUT, Session
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
-from outrelay.lib.errors import IdentityError
+from outrelay.lib.errors import ControlError, IdentityError
 from outrelay.lib.identity.uri import SCHEME, Identity, Role
 from outrelay.lib.options import DURATION
+from outrelay.lib.transport.dial import Backoff
 
 Event = pb.AuditEvent
+
+MOST_PAST = 1000
+"""Events of the past that a controller gives to who follows."""
+
+LONGEST_PAUSE = 3.0
+"""Bound of the seconds between tries to reach a controller that was there."""
 
 
 def _kind(event: Event) -> str:
@@ -175,13 +183,16 @@ async def query(
 )
 @filters
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=10, help="So many of the past at first."
+    "--limit", type=click.IntRange(1, MOST_PAST), default=10, help="So many of the past at first."
 )
 @calls_controller
 async def tail(
     session: Session, *, caller: str, target: str, decision: str | None, stream_id: str, limit: int
 ) -> None:
-    """Show the newest audit events, then every event as it is stored, until Ctrl-C."""
+    """Show the newest audit events, then every event as it is stored, until Ctrl-C.
+
+    While the controller is away it waits, and then goes on where it was.
+    """
     request = _request(session, caller, target, decision, stream_id)
     request.limit = limit
     request.follow = True
@@ -190,9 +201,41 @@ async def tail(
         if session.output == TABLE
         else lambda event: print_record(session.output, record_of(event))
     )
-    async with session.channel() as channel:
-        async for event in AuditStub(channel).Query(request):
+    async with aclosing(_followed(session, request)) as events:
+        async for event in events:
             show(event)
+
+
+async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGenerator[Event, None]:
+    """Every event, once, whatever becomes of the connection."""
+    backoff = Backoff()
+    begun = away = False
+    while True:
+        try:
+            async with session.channel() as channel:
+                call = AuditStub(channel).Query(request)
+                await call.wait_for_connection()
+                if away:
+                    _say("the controller is back")
+                begun, away = True, False
+                backoff.reset()
+                async for event in call:
+                    request.after_event_id = event.event_id
+                    yield event
+                return  # a plain controller, which nobody can follow
+        except ControlError as error:
+            if not begun or error.status != "UNAVAILABLE":
+                raise
+        if not away:
+            _say("the controller is away; waiting for it")
+        away = True
+        request.limit = MOST_PAST  # for who has seen nothing yet, all there is is new
+        await asyncio.sleep(backoff.delay(LONGEST_PAUSE))
+
+
+def _say(text: str) -> None:
+    """Tell whoever watches, beside what is shown."""
+    click.echo(f"{PROGRAM}: {text}", err=True)
 
 
 def _before_now(seconds: float | None) -> int:
