@@ -8,15 +8,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
+from outrelay.cli.audit import COLUMNS
+from outrelay.cli.output import print_table
+from outrelay.controller.app import serving
+from outrelay.controller.store import Audit, open_store
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 from tests.cli.running import Cli
-from tests.controller.live import AGENT_A, AGENT_B, LiveController
+from tests.controller.live import AGENT_A, AGENT_B, LiveController, options_for, stubs
+from tests.support.pki import TestPki
 
 NOW = int(time.time() * 1000)
 HOUR = 3600 * 1000
@@ -114,7 +120,52 @@ async def test_the_table_has_a_line_for_each_event(cli: Cli) -> None:
         ["open", "allow"],
         ["reject", "deny"],
     ]
-    assert "1.000" in lines[0]
+    assert lines[0].endswith("closed; 5 B up, 0 B down, 1.0 s")
+
+
+def test_a_table_of_a_narrow_terminal_tells_the_whole_story(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    event = audit_pb2.AuditEvent(
+        ts_unix_ms=NOW,
+        caller=AGENT_A,
+        target="shop-app",
+        provider=AGENT_B,
+        stream_id="0f" * 8,
+        decision=policy_pb2.DECISION_ALLOW,
+        event="close",
+        reason="closed",
+        bytes_up=1536,
+        bytes_down=3 << 20,
+        duration_ms=12_345,
+    )
+    print_table(COLUMNS, [event])
+    head, *lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert head.split() == ["TIME", "EVENT", "CALLER", "TARGET", "DETAIL"]
+    assert len(lines) == 2
+    text = " ".join(line[head.index("DETAIL") :].strip() for line in lines)
+    assert text == "closed; 1.5 KiB up, 3.0 MiB down, 12.3 s"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        (AGENT_A, "00000000"),
+        ("outrelay://acme/relay/r1", "acme/relay/r1"),
+        ("spiffe://elsewhere/agent", "spiffe://elsewhere/agent"),
+        ("", ""),
+    ],
+)
+def test_a_caller_is_shown_by_the_beginning_of_its_name(uri: str, name: str) -> None:
+    (caller,) = [column for column in COLUMNS if column.title == "CALLER"]
+    assert caller.text(audit_pb2.AuditEvent(caller=uri)) == name
+
+
+def test_an_allowed_registration_is_shown_as_one() -> None:
+    (kind,) = [column for column in COLUMNS if column.title == "EVENT"]
+    assert kind.text(audit_pb2.AuditEvent(method="REGISTER")) == "register"
 
 
 async def test_what_a_peer_sent_cannot_move_the_cursor(cli: Cli) -> None:
@@ -151,6 +202,28 @@ async def store(controller: LiveController, **fields: object) -> None:
         await relay.audit.Record(audit_pb2.RecordAuditRequest(event=event))
 
 
+def named(name: str) -> audit_pb2.AuditEvent:
+    return audit_pb2.AuditEvent(tenant="acme", event_id=name, ts_unix_ms=NOW)
+
+
+async def store_all(targets: Mapping[str, str], names: Iterable[str]) -> None:
+    async with stubs(targets["plaintext"]) as relay:
+        batch = audit_pb2.RecordBatchRequest(events=map(named, names))
+        await relay.audit.RecordBatch(iter([batch]))
+
+
+def _told_of_followers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """An event that is set when somebody has begun to follow."""
+    followed, last_seq = asyncio.Event(), Audit.last_seq
+
+    async def noted(audit: Audit) -> int:
+        followed.set()
+        return await last_seq(audit)
+
+    monkeypatch.setattr(Audit, "last_seq", noted)
+    return followed
+
+
 class TestTail:
     async def test_goes_on_after_the_past_and_ends_with_ctrl_c(
         self, cli: Cli, controller: LiveController
@@ -164,6 +237,34 @@ class TestTail:
             process.send_signal(signal.SIGINT)
             rest, errors = await process.communicate()
         assert (process.returncode, rest, errors) == (130, b"", b"")
+
+    @pytest.mark.parametrize("past", [0, 2])
+    async def test_goes_on_where_it_was_when_the_controller_is_back(
+        self, tmp_path: Path, past: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder := tmp_path / "another").mkdir()
+        options = options_for(folder, TestPki())
+        names = [f"e{number}" for number in range(past + 3)]
+        followed = _told_of_followers(monkeypatch)
+        async with AsyncExitStack() as stack:
+            async with serving(options) as targets:
+                await store_all(targets, names[:past])
+                cli = Cli(tmp_path, {"OUTRELAY_CLI_CONTROLLER": targets["admin"]})
+                flags = ("--tenant", "acme", "--limit", "1", "--output", "json")
+                process = await stack.enter_async_context(tailing(cli, *flags))
+                seen = [json.loads(await line(process))["event_id"] for _ in range(bool(past))]
+                await followed.wait()
+            assert process.stderr
+            assert b"is away" in await process.stderr.readline()
+            async with open_store(options.db) as trail:
+                await trail.audit.record(map(named, names[past : past + 2]))
+            async with serving(options) as targets:
+                assert b"is back" in await process.stderr.readline()
+                await store_all(targets, names[past + 2 :])
+                seen += [json.loads(await line(process))["event_id"] for _ in range(3)]
+                process.send_signal(signal.SIGINT)
+                assert (await process.communicate()) == (b"", b"")
+        assert seen == names[max(past - 1, 0) :]
 
     async def test_shows_what_is_asked_for_in_columns(
         self, cli: Cli, controller: LiveController

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from rich.text import Text
 
-from outrelay.cli.output import Column, age, moment, print_table, printable, record_of, size
+from outrelay.cli.output import (
+    MEDIUM,
+    Column,
+    Lines,
+    age,
+    moment,
+    print_table,
+    printable,
+    record_of,
+    size,
+)
 from outrelay.lib.control.v1 import policy_pb2
 
 Row = tuple[str, str, str]
 COLUMNS: tuple[Column[Row], ...] = (
     Column(title="ID", text=lambda row: row[0], whole=True),
     Column(title="TEXT", text=lambda row: row[1]),
-    Column(title="MORE", text=lambda row: row[2], extra=True),
+    Column(title="MORE", text=lambda row: row[2], least=MEDIUM),
 )
 
 
@@ -30,6 +42,18 @@ def test_a_table_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(line) <= 40 for line in lines)
     assert any("12345678901234567890" in line for line in lines)
     assert "MORE" not in lines[0]
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("width", "shown"), [(99, False), (100, True)])
+def test_more_columns_are_shown_where_there_is_room(
+    width: int, shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(COLUMNS, [("1", "text", "more")])
+    Lines(COLUMNS).show(("1", "text", "more"))
+    table, _, lines, _ = capsys.readouterr().out.splitlines()
+    assert ("MORE" in table) is ("MORE" in lines) is shown
 
 
 def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +77,12 @@ def test_an_enum_value_nobody_knows_is_its_number() -> None:
 def test_printable_escapes_what_is_not() -> None:
     assert printable("plain ü") == "plain ü"
     assert printable("a\x1b[2J\n") == r"a\x1b[2J\n"
+
+
+def test_a_time_is_told_to_the_second_with_its_year_or_without() -> None:
+    noon = int(datetime(2026, 7, 1, 12, 0, 5).astimezone().timestamp() * 1000)
+    assert moment(noon) == "2026-07-01 12:00:05"
+    assert moment(noon, year=False) == "07-01 12:00:05"
 
 
 def test_a_time_too_far_away_for_a_calendar_is_its_number() -> None:

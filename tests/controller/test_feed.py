@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from outrelay.controller.feed import QUEUE_LIMIT, Feed
+from outrelay.controller.feed import QUEUE_LIMIT, Feed, Mark
 from outrelay.lib.errors import ControlError
 from outrelay.lib.tasks import spawn
 
@@ -66,3 +66,40 @@ async def test_closing_ends_every_watch_now_and_later() -> None:
                 with pytest.raises(ControlError) as raised:
                     await anext(changes)
                 assert raised.value.status == "UNAVAILABLE"
+
+
+class TestMark:
+    async def test_who_waits_hears_of_the_newest(self) -> None:
+        mark = Mark()
+        async with asyncio.TaskGroup() as group:
+            behind = spawn(group, mark.beyond(0), name="behind")
+            ahead = spawn(group, mark.beyond(2), name="ahead")
+            await asyncio.sleep(0)
+            mark.publish(1)
+            mark.publish(2)
+            await asyncio.sleep(0)
+            assert behind.result() == 2
+            await asyncio.sleep(0)
+            assert not ahead.done()
+            mark.publish(5)
+        assert ahead.result() == 5
+
+    async def test_who_is_behind_does_not_wait(self) -> None:
+        mark = Mark()
+        mark.publish(7)
+        assert await mark.beyond(6) == 7
+
+    async def test_a_closed_one_ends_every_wait(self) -> None:
+        mark = Mark()
+        mark.publish(7)
+        async with asyncio.TaskGroup() as group:
+            waiting = spawn(group, _status_of(mark, 7), name="waits")
+            await asyncio.sleep(0)
+            mark.close()
+        assert waiting.result() == await _status_of(mark, 0) == "UNAVAILABLE"
+
+
+async def _status_of(mark: Mark, number: int) -> str:
+    with pytest.raises(ControlError) as caught:
+        await mark.beyond(number)
+    return caught.value.status

@@ -18,13 +18,13 @@ from typing import Self
 import pytest
 
 from outrelay.lib.errors import ErrorCode
+from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import MIB, calling, ping
 from tests.integration.traffic import ECHO, Traffic, obedient
 from tests.integration.world import ANY_PORT, APP, World
 from tests.support.peers import FEATURES
-from tests.support.pki import agent_identity
 from tests.support.processes import Program
 from tests.support.relay_peer import reset_code
 
@@ -107,18 +107,18 @@ async def _nothing_open(world: World) -> None:
 
 
 async def _a_consumer_is_killed(world: World) -> None:
-    agent, uri = await _victim(world, f"--consume={APP}@{ANY_PORT}")
+    agent, identity = await world.start_stranger(f"--consume={APP}@{ANY_PORT}")
     async with AsyncExitStack() as calls:
         for _ in range(KILLED):
             call = await calls.enter_async_context(calling(await agent.listening()))
             call[1].write(ECHO)
             await ping(*call)
-        await _kill(world, agent, uri)
+        await _kill(world, agent, identity)
 
 
 async def _a_provider_is_killed(world: World) -> None:
     target = address_text(world.backend.address)
-    agent, uri = await _victim(world, f"--expose=shop-victim={target}")
+    agent, identity = await world.start_stranger(f"--expose=shop-victim={target}")
     async with Mallories(world).mallory(*FEATURES) as consumer:
         streams = [
             await consumer.open("shop-victim", stream_id=1 + number) for number in range(KILLED)
@@ -126,21 +126,12 @@ async def _a_provider_is_killed(world: World) -> None:
         for stream in streams:
             await consumer.ready()
             await stream.write(ECHO)
-        await _kill(world, agent, uri)
+        await _kill(world, agent, identity)
         for stream in streams:
             assert await reset_code(stream) is ErrorCode.LEG_LOST
 
 
-async def _victim(world: World, *flags: str) -> tuple[Program, str]:
-    """An agent that is ready, and its URI."""
-    identity = agent_identity()
-    world.issue(identity, name=identity.name)
-    agent = await world.start_agent(identity.name, *flags)
-    await agent.event("ready")
-    return agent, identity.uri
-
-
-async def _kill(world: World, agent: Program, uri: str) -> None:
+async def _kill(world: World, agent: Program, identity: Identity) -> None:
     """End an agent without a word, and wait until its relay has noticed."""
     await agent.stop(signal.SIGKILL)
-    await world.relay.event("agent gone", agent=uri, timeout=SETTLED)
+    await world.relay.event("agent gone", agent=identity.uri, timeout=SETTLED)

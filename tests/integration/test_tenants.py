@@ -315,15 +315,7 @@ async def _until_stored(world: World, tenant: str, holder: str) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def acmes_relay(neighbours: Neighbours) -> AsyncIterator[Program]:
     """A second relay, for acme alone."""
-    world = neighbours.world
-    world.issue(Identity(realm="local", role=Role.RELAY, name="r2"), name="relay-2")
-    relay = await world.programs.start(
-        "outrelay-relay",
-        *("--tenant", TENANT, "--listen", ANY_PORT),
-        *("--controller", await world.controller_address()),
-        *world.credentials("relay-2"),
-    )
-    await relay.event("policy loaded")
+    relay = await neighbours.world.start_other_relay("acmes", "--tenant", TENANT)
     yield relay
     await relay.stop()
 

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from outrelay.lib.identity.certs import Credentials, Trust, load_trust
 from outrelay.lib.identity.issue import Authority
-from outrelay.lib.identity.uri import Identity
+from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
 from tests.integration.peers import Backend, steady_port, unused_port, web_server
-from tests.support.pki import save
+from tests.support.pki import agent_identity, save
 from tests.support.processes import Output, Program, Programs, run
 
 TENANT = "acme"
@@ -140,6 +140,24 @@ class World:
         await self.relay.event("ready")
         await self.relay.event("policy loaded")
 
+    async def start_other_relay(self, name: str, *flags: str) -> Program:
+        """One more relay, of another certificate; its agents are all its own.
+
+        Args:
+            name: Its own, in the world.
+            flags: What it is told beside what it needs.
+        """
+        self.issue(Identity(realm="local", role=Role.RELAY, name=name), name=name)
+        relay = await self.programs.start(
+            "outrelay-relay",
+            *("--listen", ANY_PORT, "--controller", await self.controller_address()),
+            *self.credentials(name),
+            *flags,
+        )
+        await relay.event("ready")
+        await relay.event("policy loaded")
+        return relay
+
     async def start_provider(self, *flags: str) -> None:
         """Start the agent beside the backend."""
         app = self.backend.address
@@ -171,6 +189,14 @@ class World:
             *self.credentials(holder, pki=pki, ca=ca),
             *flags,
         )
+
+    async def start_stranger(self, *flags: str) -> tuple[Program, Identity]:
+        """An agent that dev-pki knows nothing of, once it is ready; and who it is."""
+        identity = agent_identity(TENANT)
+        self.issue(identity, name=identity.name)
+        agent = await self.start_agent(identity.name, *flags)
+        await agent.event("ready")
+        return agent, identity
 
     async def cli(self, *args: str, holder: str = "operator", pki: Path | None = None) -> Output:
         """Run ``outrelay-cli`` with a holder's credentials."""

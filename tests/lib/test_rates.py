@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,3 +83,10 @@ def test_who_was_in_use_last_is_forgotten_last() -> None:
 
     assert not rates.allows("busy", 100.0)
     assert spent(rates, 5, now=100.0, key="old") == 2
+
+
+@pytest.mark.parametrize("now", [0.0, 7.1, 1000.0, 98_765.4321])
+def test_a_burst_is_whole_whatever_the_time(now: float) -> None:
+    for per_second, burst in ((10, 20), (3, 7), (1000, 2000)):
+        rates = Rates[str](per_second=per_second, burst=burst)
+        assert [rates.spend("a", now) for _ in range(burst + 1)] == [True] * burst + [False]

@@ -34,6 +34,7 @@ from outrelay.relay.edge.session import Roster
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
+from outrelay.relay.quotas import Quotas
 from tests.support.peers import AGENT_A, AGENT_B, FEATURES, AgentPeer, accept
 
 RELAY = Identity.parse("outrelay://local/relay/r1")
@@ -78,6 +79,7 @@ class Rooms:
     directory: Directory
     judge: Judge
     pairs: Pairs
+    quotas: Quotas
     edge: Edge
     published: list[str] = field(default_factory=list)
     """URIs of agents whose offers changed."""
@@ -129,7 +131,8 @@ async def relay_rooms(
     metrics = RelayMetrics.on(registry)
     trail = Trail(metrics.audit, relay_id="r1", memory=audit_memory)
     roster = Roster(limits.connections_per_agent)
-    directory = Directory(roster)
+    quotas = Quotas.of(limits, metrics.limits)
+    directory = Directory(roster, quotas.services)
     judge = Judge(metrics.policy, allow_all=allow_all)
 
     async def elsewhere(tenant: str, name: str) -> set[str]:
@@ -137,13 +140,14 @@ async def relay_rooms(
 
     if rules is not None:
         judge.replace(PolicySet(rules))
-    pairs = Pairs(limits.streams_per_agent)
+    pairs = Pairs(quotas.streams)
     edge = Edge(
         roster=roster,
         directory=directory,
         control=ControlLoop(
             directory=directory,
             judge=judge,
+            services=quotas.services,
             trail=trail,
             metrics=metrics.registrations,
             limits=limits,
@@ -160,6 +164,7 @@ async def relay_rooms(
             ),
             judge=judge,
             pairs=pairs,
+            quotas=quotas,
             trail=trail,
             metrics=metrics.streams,
             limits=limits,
@@ -179,6 +184,7 @@ async def relay_rooms(
         directory=directory,
         judge=judge,
         pairs=pairs,
+        quotas=quotas,
         edge=edge,
     )
     directory.subscribe(rooms.published.append)

@@ -10,13 +10,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from outrelay.lib.identity.certs import Credentials
+from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.tcp.tls import _load_credentials
 from outrelay.lib.transport.tcp.yamux_frames import ACK, PING, SYN, header
+from tests.support.serving import serving
 
 ALPN = "orp/1"
 QUESTION = header(PING, SYN, 0, 77)
@@ -72,25 +73,33 @@ async def raw_client(
 
 @asynccontextmanager
 async def raw_server(
-    credentials: Credentials, *, alpn: Sequence[str] = (ALPN,), asks: bool = True
+    credentials: Credentials,
+    trust: Trust | None = None,
+    *,
+    alpn: Sequence[str] = (ALPN,),
+    leaves: bool = False,
 ) -> AsyncIterator[RawServer]:
-    """A server for one client, whose certificate it does not look at.
+    """A server for one client.
 
     Args:
         credentials: What it shows.
+        trust: Whom clients' certificates may come from; None: it asks for none.
         alpn: What it speaks; empty: it does not know of ALPN.
-        asks: Whether it asks for a certificate at all.
+        leaves: It ends the connection behind the handshake, without a word.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials, alpn)
-    if asks:
-        context.load_verify_locations(cadata=credentials.certificate_pem.decode())
-        context.verify_mode = ssl.CERT_OPTIONAL
+    if trust is not None:
+        context.load_verify_locations(cadata=trust.pem.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
     outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        outcome.set_result(await _converse(reader, writer))
+        if leaves:
+            writer.close()
+        else:
+            outcome.set_result(await _converse(reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     host, port = server.sockets[0].getsockname()[:2]
@@ -102,36 +111,26 @@ async def raw_server(
             await _leave(writer)
 
 
-@asynccontextmanager
-async def answering(answer: bytes | None, *, at_once: bool = False) -> AsyncIterator[Address]:
+def answering(
+    answer: bytes | None, *, at_once: bool = False
+) -> AbstractAsyncContextManager[Address]:
     """A server that says one thing to everybody, and then no more.
 
     Args:
         answer: What it says; None: it closes the connection instead.
         at_once: Before it was asked.
     """
-    writers: list[asyncio.StreamWriter] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with suppress(OSError):
-            if not at_once:
-                await reader.read(1 << 16)
-            if answer is None:
-                writer.close()
-            else:
-                writer.write(answer)
-            while await reader.read(1 << 16):
+    async def serve(sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if not at_once:
+            await loop.sock_recv(sock, 1 << 16)
+        if answer is not None:
+            await loop.sock_sendall(sock, answer)
+            while await loop.sock_recv(sock, 1 << 16):
                 pass
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()[:2]
-    try:
-        yield host, port
-    finally:
-        server.close()
-        for writer in writers:
-            await _leave(writer)
+    return serving(serve)
 
 
 def client_hello() -> bytes:

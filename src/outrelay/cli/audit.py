@@ -1,69 +1,93 @@
 """``outrelay-cli audit``: what happened to the streams.
 
+Tables are for people: they show the beginnings of agents' names and leave out what a
+terminal has no room for. JSON and YAML have everything.
+
 Source: commands.md, outrelay-cli.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 import click
 
 from outrelay.cli.flags import calls_controller, examples
 from outrelay.cli.output import (
+    MEDIUM,
     TABLE,
+    WIDE,
     Column,
     Lines,
     moment,
     print_record,
     print_table,
     record_of,
+    size,
     word,
 )
 from outrelay.cli.ruleset import DECISIONS
-from outrelay.cli.session import STREAM_TIMEOUT, Session
+from outrelay.cli.session import PROGRAM, STREAM_TIMEOUT, Session
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
-from outrelay.lib.identity.uri import SCHEME
+from outrelay.lib.errors import ControlError, IdentityError
+from outrelay.lib.identity.uri import SCHEME, Identity, Role
 from outrelay.lib.options import DURATION
+from outrelay.lib.transport.dial import Backoff
 
 Event = pb.AuditEvent
+
+MOST_PAST = 1000
+"""Events of the past that a controller gives to who follows."""
+
+LONGEST_PAUSE = 3.0
+"""Bound of the seconds between tries to reach a controller that was there."""
+
+
+def _kind(event: Event) -> str:
+    """What happened; an allowed registration has no word of its own in the trail."""
+    return event.event or event.method.lower()
 
 
 def _decision(event: Event) -> str:
     return word(policy_pb2.Decision.DESCRIPTOR, event.decision) if event.decision else ""
 
 
-def _count(event: Event, count: int) -> str:
-    return str(count) if count or event.duration_ms else ""
+def _name(uri: str) -> str:
+    """The beginning of an agent's name, which tells the agents of a tenant apart."""
+    with suppress(IdentityError):
+        identity = Identity.parse(uri)
+        if identity.role is Role.AGENT:
+            return identity.name.partition("-")[0]
+    return uri.removeprefix(SCHEME)
 
 
-def _seconds(event: Event) -> str:
-    return f"{event.duration_ms / 1000:.3f}" if event.duration_ms else ""
+def _detail(event: Event) -> str:
+    """Why, and of a stream that has ended what it was."""
+    if event.event != "close":
+        return event.reason
+    moved = f"{size(event.bytes_up)} up, {size(event.bytes_down)} down"
+    return f"{event.reason}; {moved}, {event.duration_ms / 1000:.1f} s"
 
 
 COLUMNS: tuple[Column[Event], ...] = (
-    Column(title="TIME", text=lambda event: moment(event.ts_unix_ms), whole=True, width=19),
-    Column(title="EVENT", text=lambda event: event.event, whole=True, width=7),
-    Column(title="DECISION", text=_decision, whole=True, width=8),
-    Column(title="CALLER", text=lambda event: event.caller.removeprefix(SCHEME), width=47),
-    Column(title="TARGET", text=lambda event: event.target, width=16),
-    Column(title="METHOD", text=lambda event: event.method, extra=True, width=8),
     Column(
-        title="PROVIDER",
-        text=lambda event: event.provider.removeprefix(SCHEME),
-        extra=True,
-        width=47,
+        title="TIME", text=lambda event: moment(event.ts_unix_ms, year=False), whole=True, width=14
     ),
-    Column(title="RELAY", text=lambda event: event.relay_id, extra=True, width=8),
-    Column(title="STREAM", text=lambda event: event.stream_id, whole=True, extra=True, width=16),
-    Column(title="UP", text=lambda event: _count(event, event.bytes_up), extra=True, width=9),
-    Column(title="DOWN", text=lambda event: _count(event, event.bytes_down), extra=True, width=9),
-    Column(title="SECONDS", text=_seconds, extra=True, width=9),
-    Column(title="REASON", text=lambda event: event.reason),
+    Column(title="EVENT", text=_kind, whole=True, width=8),
+    Column(title="DECISION", text=_decision, whole=True, least=WIDE, width=8),
+    Column(title="CALLER", text=lambda event: _name(event.caller), width=8),
+    Column(title="TARGET", text=lambda event: event.target, width=16),
+    Column(title="METHOD", text=lambda event: event.method, least=WIDE, width=8),
+    Column(title="PROVIDER", text=lambda event: _name(event.provider), least=WIDE, width=8),
+    Column(title="RELAY", text=lambda event: event.relay_id, least=WIDE, width=8),
+    Column(title="STREAM", text=lambda event: event.stream_id, whole=True, least=MEDIUM, width=16),
+    Column(title="DETAIL", text=_detail),
 )
 
 
@@ -159,13 +183,16 @@ async def query(
 )
 @filters
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=10, help="So many of the past at first."
+    "--limit", type=click.IntRange(1, MOST_PAST), default=10, help="So many of the past at first."
 )
 @calls_controller
 async def tail(
     session: Session, *, caller: str, target: str, decision: str | None, stream_id: str, limit: int
 ) -> None:
-    """Show the newest audit events, then every event as it is stored, until Ctrl-C."""
+    """Show the newest audit events, then every event as it is stored, until Ctrl-C.
+
+    While the controller is away it waits, and then goes on where it was.
+    """
     request = _request(session, caller, target, decision, stream_id)
     request.limit = limit
     request.follow = True
@@ -174,9 +201,41 @@ async def tail(
         if session.output == TABLE
         else lambda event: print_record(session.output, record_of(event))
     )
-    async with session.channel() as channel:
-        async for event in AuditStub(channel).Query(request):
+    async with aclosing(_followed(session, request)) as events:
+        async for event in events:
             show(event)
+
+
+async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGenerator[Event, None]:
+    """Every event, once, whatever becomes of the connection."""
+    backoff = Backoff()
+    begun = away = False
+    while True:
+        try:
+            async with session.channel() as channel:
+                call = AuditStub(channel).Query(request)
+                await call.wait_for_connection()
+                if away:
+                    _say("the controller is back")
+                begun, away = True, False
+                backoff.reset()
+                async for event in call:
+                    request.after_event_id = event.event_id
+                    yield event
+                return  # a plain controller, which nobody can follow
+        except ControlError as error:
+            if not begun or error.status != "UNAVAILABLE":
+                raise
+        if not away:
+            _say("the controller is away; waiting for it")
+        away = True
+        request.limit = MOST_PAST  # for who has seen nothing yet, all there is is new
+        await asyncio.sleep(backoff.delay(LONGEST_PAUSE))
+
+
+def _say(text: str) -> None:
+    """Tell whoever watches, beside what is shown."""
+    click.echo(f"{PROGRAM}: {text}", err=True)
 
 
 def _before_now(seconds: float | None) -> int:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import click
 
 from outrelay.cli.flags import calls_controller, examples
-from outrelay.cli.output import TABLE, Column, age, print_record, print_rows, record_of, size
+from outrelay.cli.output import (
+    TABLE,
+    WIDE,
+    Column,
+    age,
+    print_record,
+    print_rows,
+    record_of,
+    size,
+)
 from outrelay.cli.session import PROGRAM, TIMEOUT, Session
 from outrelay.lib.control.v1 import fleet_pb2 as pb
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
@@ -26,7 +35,7 @@ def _columns(now_ms: int, *, tenants: bool) -> tuple[Column[Stream], ...]:
         Column(title="STREAM", text=lambda stream: stream.stream_id, whole=True),
         Column(title="TENANT", text=lambda stream: stream.tenant if tenants else ""),
         Column(title="SERVICE", text=lambda stream: stream.service),
-        Column(title="METHOD", text=lambda stream: stream.method, extra=True),
+        Column(title="METHOD", text=lambda stream: stream.method, least=WIDE),
         Column(title="CALLER", text=lambda stream: stream.caller.removeprefix(SCHEME)),
         Column(title="PROVIDER", text=lambda stream: stream.provider.removeprefix(SCHEME)),
         Column(

@@ -23,8 +23,8 @@ from rich.text import Text
 
 TABLE, JSON, YAML = FORMATS = ("table", "json", "yaml")
 
-NARROW = 120
-"""Characters of a terminal's width below which some columns are left out."""
+MEDIUM, WIDE = 100, 120
+"""Characters of a terminal's width from which there is room for more columns."""
 
 _ENDLESS = 10_000
 
@@ -39,14 +39,14 @@ class Column(Generic[RowT]):
         title: Its head.
         text: What it shows of a row.
         whole: Never wrapped: made to be copied.
-        extra: Left out on narrow terminals.
+        least: Characters of a terminal's width below which it is left out.
         width: Characters to keep free for it where rows are shown one by one.
     """
 
     title: str
     text: Callable[[RowT], str]
     whole: bool = False
-    extra: bool = False
+    least: int = 0
     width: int = 0
 
 
@@ -70,8 +70,8 @@ class Lines(Generic[RowT]):
 
     def __init__(self, columns: Sequence[Column[RowT]]) -> None:
         console = Console(file=sys.stdout)
-        narrow = console.is_terminal and console.width < NARROW
-        self._columns = [column for column in columns if not (narrow and column.extra)]
+        width = console.width if console.is_terminal else _ENDLESS
+        self._columns = [column for column in columns if column.least <= width]
         self._head: list[str] | None = [column.title for column in self._columns]
 
     def show(self, row: RowT) -> None:
@@ -127,13 +127,18 @@ def word(kind: EnumDescriptor, number: int) -> str:
     return known.name.rpartition("_")[2].lower() if known else str(number)
 
 
-def moment(unix_ms: int) -> str:
-    """A time in the terminal's time zone, to the second; a number when it is too far away."""
+def moment(unix_ms: int, *, year: bool = True) -> str:
+    """A time in the terminal's time zone, to the second; a number when it is too far away.
+
+    Args:
+        unix_ms: Milliseconds since the epoch.
+        year: Whether the year is told, too.
+    """
     try:
         time = datetime.fromtimestamp(unix_ms / 1000, tz=UTC).astimezone()
     except (ValueError, OverflowError):
         return str(unix_ms)
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+    return time.strftime("%Y-%m-%d %H:%M:%S" if year else "%m-%d %H:%M:%S")
 
 
 def age(seconds: float) -> str:
@@ -161,6 +166,6 @@ def printable(text: str) -> str:
 
 
 def _is_shown(column: Column[RowT], rows: Sequence[RowT], console: Console) -> bool:
-    if column.extra and console.width < NARROW:
+    if column.least > console.width:
         return False
     return not rows or any(column.text(row) for row in rows)

@@ -13,6 +13,7 @@ from outrelay.cli.apply import apply
 from outrelay.cli.flags import calls_controller, examples
 from outrelay.cli.output import (
     TABLE,
+    WIDE,
     YAML,
     Column,
     moment,
@@ -44,12 +45,12 @@ COLUMNS: tuple[Column[pb.PolicyRule], ...] = (
     Column(
         title="P2P",
         text=lambda rule: word(pb.P2PMode.DESCRIPTOR, rule.p2p_mode) if rule.p2p_mode else "",
-        extra=True,
+        least=WIDE,
     ),
     Column(
         title="RELAY",
         text=lambda rule: word(pb.RelayMode.DESCRIPTOR, rule.relay_mode) if rule.relay_mode else "",
-        extra=True,
+        least=WIDE,
     ),
     Column(
         title="EXPIRES",
@@ -171,7 +172,7 @@ def _of_rule(column: Column[pb.PolicyRule]) -> Column[pb.ConsideredRule]:
         title=column.title,
         text=lambda each: column.text(each.rule),
         whole=column.whole,
-        extra=column.extra,
+        least=column.least,
     )
 
 

@@ -16,13 +16,21 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from outrelay.lib.errors import ControlError
 
 QUEUE_LIMIT = 256
 
 T = TypeVar("T")
+Change_contra = TypeVar("Change_contra", contravariant=True)
+
+
+class Publisher(Protocol[Change_contra]):
+    """Takes committed changes."""
+
+    def publish(self, change: Change_contra, /) -> None:
+        """Tell those who wait for it."""
 
 
 class Subscription(Generic[T]):
@@ -102,6 +110,44 @@ class Feed(Generic[T]):
         self._closed = True
         for subscription in self._subscriptions:
             subscription.end(_stopping())
+
+
+class Mark:
+    """How far something has got, for those who read the rest from the store.
+
+    Who only has to know that there is more cannot fall behind.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._moved = asyncio.Event()
+        self._closed = False
+
+    def publish(self, number: int, /) -> None:
+        """It has got to ``number``."""
+        self._number = number
+        self._wake()
+
+    async def beyond(self, number: int) -> int:
+        """How far it has got, once that is further than ``number``.
+
+        Raises:
+            ControlError: UNAVAILABLE, the controller stops.
+        """
+        while not self._closed:
+            if self._number > number:
+                return self._number
+            await self._moved.wait()
+        raise _stopping()
+
+    def close(self) -> None:
+        """End every wait, now and later."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
 
 def _stopping() -> ControlError:

@@ -14,6 +14,9 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
+ROUNDING = 0.001
+"""Part of a thing that a bucket may lack: sums of times are not exact."""
+
 MOST = 4096
 """Keys remembered."""
 
@@ -31,7 +34,7 @@ class Rates(Generic[Key]):
         assert per_second > 0
         assert burst >= 1
         self._cost = 1 / per_second
-        self._deepest = (burst - 1) / per_second
+        self._deepest = (burst - 1 + ROUNDING) / per_second
         self._most = most
         self._full_at: dict[Key, float] = {}
 

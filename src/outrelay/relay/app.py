@@ -40,10 +40,11 @@ from outrelay.relay.edge.session import Roster
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
-from outrelay.relay.limits import Limits
+from outrelay.relay.limits import Bounds, Limits
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
+from outrelay.relay.quotas import Quotas
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
@@ -156,16 +157,17 @@ class Relay:
         limits: Limits | None = None,
         disk: Disk | None = None,
     ) -> None:
-        limits = limits or Limits(streams_per_agent=options.max_streams_per_agent)
+        limits = limits or _limits_of(options)
+        quotas = Quotas.of(limits, metrics.limits)
         self._options = options
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
         self._endpoint = ""
         roster = Roster(limits.connections_per_agent)
-        directory = Directory(roster)
+        directory = Directory(roster, quotas.services)
         self._judge = Judge(metrics.policy, allow_all=options.allow_all)
-        self._pairs = Pairs(limits.streams_per_agent)
+        self._pairs = Pairs(quotas.streams)
         self._audit = Delivery(
             controller,
             metrics.audit,
@@ -199,6 +201,7 @@ class Relay:
             ),
             judge=self._judge,
             pairs=self._pairs,
+            quotas=quotas,
             trail=trail,
             metrics=metrics.streams,
             limits=limits,
@@ -209,6 +212,7 @@ class Relay:
             control=ControlLoop(
                 directory=directory,
                 judge=self._judge,
+                services=quotas.services,
                 trail=trail,
                 metrics=metrics.registrations,
                 limits=limits,
@@ -287,6 +291,18 @@ class Relay:
                     log.info("audit events wait in the spool", events=self._audit.waiting)
         except TimeoutError:
             log.warning("the controller was not told everything", audit_events=self._audit.waiting)
+
+
+def _limits_of(options: RelayOptions) -> Limits:
+    return Limits(
+        streams=Bounds(agent=options.max_streams_per_agent, tenant=options.max_streams_per_tenant),
+        opens_per_second=Bounds(
+            agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
+        ),
+        services=Bounds(
+            agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
+        ),
+    )
 
 
 async def _remind() -> None:

@@ -58,6 +58,36 @@ outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
     help="Streams one agent may have open as a consumer.",
 )
 @flag(
+    "--max-streams-per-tenant",
+    type=click.IntRange(min=1),
+    default=100_000,
+    help="The same for all agents of a tenant together.",
+)
+@flag(
+    "--opens-per-second",
+    type=click.IntRange(min=1),
+    default=1000,
+    help="Streams one agent may open in the long run; twice as many at once.",
+)
+@flag(
+    "--opens-per-second-per-tenant",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="The same for all agents of a tenant together.",
+)
+@flag(
+    "--max-services-per-agent",
+    type=click.IntRange(min=1),
+    default=1000,
+    help="Services one agent may offer.",
+)
+@flag(
+    "--max-services-per-tenant",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="The same for all agents of a tenant together.",
+)
+@flag(
     "--drain",
     type=DURATION,
     default="10s",
@@ -95,6 +125,11 @@ def main(
     relay_id: str,
     tenant: str,
     max_streams_per_agent: int,
+    max_streams_per_tenant: int,
+    opens_per_second: int,
+    opens_per_second_per_tenant: int,
+    max_services_per_agent: int,
+    max_services_per_tenant: int,
     drain: float,
     audit_spool: Path | None,
     audit_spool_size: int,
@@ -118,6 +153,11 @@ def main(
         relay_id=relay_id,
         tenant=tenant,
         max_streams_per_agent=max_streams_per_agent,
+        max_streams_per_tenant=max_streams_per_tenant,
+        opens_per_second=opens_per_second,
+        opens_per_second_per_tenant=opens_per_second_per_tenant,
+        max_services_per_agent=max_services_per_agent,
+        max_services_per_tenant=max_services_per_tenant,
         drain=drain,
         audit_spool=audit_spool,
         audit_spool_size=audit_spool_size,

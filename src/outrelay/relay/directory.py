@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.relay.edge.session import Offer, Roster, Session
+from outrelay.relay.quotas import Quota
 
 Copy = dict[str, dict[str, registry.Provider]]
 """Rows by service id (``<tenant>/<name>``) and agent URI."""
@@ -30,10 +31,12 @@ class Directory:
 
     Args:
         roster: The sessions there are.
+        services: Counts what agents offer here; None: nobody does.
     """
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, services: Quota | None = None) -> None:
         self._roster = roster
+        self._services = services
         self._on_change: Callable[[str], None] = _nobody
         self._attached: dict[str, dict[str, None]] = {}
         self._copy: Copy = {}
@@ -49,7 +52,11 @@ class Directory:
     def offer(self, session: Session, name: str, offer: Offer) -> None:
         """``session`` offers a service, or offers it otherwise than before."""
         session.services[name] = offer
-        self._attached.setdefault(service_id(session.tenant, name), {})[session.uri] = None
+        uris = self._attached.setdefault(service_id(session.tenant, name), {})
+        if session.uri not in uris:
+            uris[session.uri] = None
+            if self._services is not None:
+                self._services.take(session.uri, session.tenant)
         self._on_change(session.uri)
 
     def withdraw(self, session: Session, name: str) -> None:
@@ -74,6 +81,10 @@ class Directory:
             for name, offer in session.services.items()
         }
 
+    def is_offered(self, session: Session, name: str) -> bool:
+        """Whether the agent of ``session`` offers a service, by this session or another."""
+        return session.uri in self._attached.get(service_id(session.tenant, name), ())
+
     def providers(self, tenant: str, name: str) -> list[Session]:
         """The sessions that offer the service here: one for each process that does."""
         uris = self._attached.get(service_id(tenant, name), ())
@@ -97,8 +108,11 @@ class Directory:
 
     def _forget(self, session: Session, name: str) -> None:
         key = service_id(session.tenant, name)
-        if self._newest(session.uri, name) is None and key in self._attached:
-            self._attached[key].pop(session.uri, None)
+        uris = self._attached.get(key, {})
+        if session.uri in uris and self._newest(session.uri, name) is None:
+            del uris[session.uri]
+            if self._services is not None:
+                self._services.give(session.uri, session.tenant)
             if not self._attached[key]:
                 del self._attached[key]
 

@@ -1,4 +1,4 @@
-"""How much of the relay one peer may use, and how long it is waited for.
+"""How much of the relay an agent and a tenant may use, and how long a peer is waited for.
 
 Source: protocol.md sections 2, 4 and 5; commands.md.
 """
@@ -6,6 +6,14 @@ Source: protocol.md sections 2, 4 and 5; commands.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one agent may, over all its connections, and all agents of its tenant together."""
+
+    agent: int
+    tenant: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +29,12 @@ class Limits:
         frame_bytes: Payload of a frame.
         outbox_bytes: Control frames an agent has not taken yet; above, it is disconnected.
         connections_per_agent: Replicas that share one certificate.
-        services_per_agent: Services one connection offers.
+        services: Offered; the same one by several processes of an agent is one.
         registrations_per_second: Changes to what one agent offers, in the long run.
         registrations_burst: Changes to what one agent offers, at once.
-        streams_per_agent: Streams one agent has open as a consumer, over all its connections.
+        streams: That consumers have, also those being opened.
+        opening: Streams of which nobody has accepted yet; each may hold 1 MiB that nobody reads.
+        opens_per_second: Streams opened in the long run; twice as many at once.
         stalled_streams: Directions of streams that nobody reads, of all agents; each holds
             up to 2 MiB.
     """
@@ -37,8 +47,10 @@ class Limits:
     frame_bytes: int = 64 * 1024
     outbox_bytes: int = 1024 * 1024
     connections_per_agent: int = 256
-    services_per_agent: int = 1000
+    services: Bounds = Bounds(agent=1000, tenant=10_000)
     registrations_per_second: float = 20.0
     registrations_burst: int = 2000
-    streams_per_agent: int = 10_000
+    streams: Bounds = Bounds(agent=10_000, tenant=100_000)
+    opening: Bounds = Bounds(agent=1024, tenant=8192)
+    opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
     stalled_streams: int = 512

@@ -42,6 +42,11 @@ class RelayOptions:
         relay_id: What the registry knows it by; empty: the name in its certificate.
         tenant: Whose rules and services it follows; empty: everybody's.
         max_streams_per_agent: Streams one agent may have open as a consumer.
+        max_streams_per_tenant: The same for all agents of a tenant together.
+        opens_per_second: Streams one agent may open in the long run.
+        opens_per_second_per_tenant: The same for all agents of a tenant together.
+        max_services_per_agent: Services one agent may offer.
+        max_services_per_tenant: The same for all agents of a tenant together.
         drain: Seconds running streams have to finish when the relay is told to stop.
         audit_spool: Folder for audit events that wait for the controller; None: in memory.
         audit_spool_size: Bytes of that folder for all tenants together.
@@ -60,6 +65,11 @@ class RelayOptions:
     relay_id: str = ""
     tenant: str = ""
     max_streams_per_agent: int = 10_000
+    max_streams_per_tenant: int = 100_000
+    opens_per_second: int = 1000
+    opens_per_second_per_tenant: int = 10_000
+    max_services_per_agent: int = 1000
+    max_services_per_tenant: int = 10_000
     drain: float = 10.0
     audit_spool: Path | None = None
     audit_spool_size: int = 256 * 2**20

@@ -8,7 +8,6 @@ Source: protocol.md section 5.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from outrelay.lib.errors import RejectCode, StreamRejected
 from outrelay.relay.call import Call
 from outrelay.relay.edge.session import Session
+from outrelay.relay.quotas import Quota
 from outrelay.relay.splice import Splice
 
 
@@ -44,13 +44,12 @@ class Pairs:
     """All pairs of one relay.
 
     Args:
-        per_agent: Pairs one agent may have as a consumer.
+        quota: How many a consumer and its tenant may have.
     """
 
-    def __init__(self, per_agent: int) -> None:
-        self._per_agent = per_agent
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
         self._pairs: dict[tuple[str, int], Pair] = {}
-        self._consumers: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -62,10 +61,7 @@ class Pairs:
 
     def check(self, call: Call) -> None:
         """Raise StreamRejected (429, 409) when there is no place for ``call``."""
-        if self._consumers[call.caller] >= self._per_agent:
-            raise StreamRejected(
-                RejectCode.LIMIT, f"the agent has {self._per_agent} streams open, the most allowed"
-            )
+        self._quota.check(call.caller, call.tenant)
         if (call.tenant, call.stream_id) in self._pairs:
             raise StreamRejected(RejectCode.ID_IN_USE, "stream id already in use")
 
@@ -75,7 +71,7 @@ class Pairs:
         key = (pair.call.tenant, pair.call.stream_id)
         assert key not in self._pairs
         self._pairs[key] = pair
-        self._consumers[pair.call.caller] += 1
+        self._quota.take(pair.call.caller, pair.call.tenant)
         pair.provider.serving += 1
         self._idle.clear()
         try:
@@ -83,9 +79,7 @@ class Pairs:
         finally:
             del self._pairs[key]
             pair.provider.serving -= 1
-            self._consumers[pair.call.caller] -= 1
-            if not self._consumers[pair.call.caller]:
-                del self._consumers[pair.call.caller]
+            self._quota.give(pair.call.caller, pair.call.tenant)
             if not self._pairs:
                 self._idle.set()
 

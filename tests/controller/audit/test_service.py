@@ -204,3 +204,40 @@ class TestQuery:
         follow = operator.audit.Query(request, timeout=TIMEOUT)
         assert [(await take(follow)).event_id for _ in range(2)] == ["before", "after"]
         follow.cancel()
+
+    async def test_a_follower_goes_on_after_the_event_it_saw_last(
+        self, relay: Stubs, operator: Stubs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(audit_store, "PAGE", 2)
+        await record(relay, *(event(n, event_id=f"e{n}") for n in (5, 3, 9, 1)))
+        await record(relay, event(2, tenant="other", event_id="theirs"))
+        request = pb.QueryAuditRequest(tenant="acme", follow=True, limit=1, after_event_id="e5")
+        follow = operator.audit.Query(request, timeout=TIMEOUT)
+        assert [(await take(follow)).event_id for _ in range(3)] == ["e3", "e9", "e1"]
+        await record(relay, event(4, event_id="new"))
+        assert (await take(follow)).event_id == "new"
+        follow.cancel()
+
+    async def test_who_goes_on_follows_and_names_an_event_of_its_tenant(
+        self, relay: Stubs, operator: Stubs
+    ) -> None:
+        await record(relay, event(2, tenant="other", event_id="theirs"))
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "after_event_id:"):
+            await query(operator, after_event_id="theirs")
+        for unknown in ("theirs", "nobody's"):
+            async with refused(grpc.StatusCode.NOT_FOUND, "not in the trail"):
+                await query(operator, follow=True, after_event_id=unknown)
+
+    async def test_a_follower_that_reads_late_gets_everything(
+        self, relay: Stubs, operator: Stubs
+    ) -> None:
+        request = pb.QueryAuditRequest(tenant="acme", limit=1, follow=True)
+        follow = operator.audit.Query(request, timeout=TIMEOUT)
+        await follow.initial_metadata()
+        for start in range(0, 5000, 500):
+            batch = (event(100, event_id=f"n{n}") for n in range(start, start + 500))
+            assert await record(relay, *batch) == 500
+        await take(follow)
+        found = [(await take(follow)).event_id for _ in range(5000)]
+        assert found == [f"n{n}" for n in range(5000)]
+        follow.cancel()

@@ -25,6 +25,23 @@ from outrelay.lib.control.v1.policy_pb2 import DECISION_DENY
 async def test_a_query_has_its_index(
     query: AuditQuery, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plans = _plans(monkeypatch)
+    async with open_store(IN_MEMORY) as store:
+        assert [event async for event in store.audit.query(query, limit=100)] == []
+    assert f"USING INDEX {index} " in plans[0]
+    assert not any("TEMP B-TREE" in plan for plan in plans)
+
+
+async def test_who_goes_on_reads_the_end_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = _plans(monkeypatch)
+    query = AuditQuery(tenant="acme", caller="a", decision=DECISION_DENY)
+    async with open_store(IN_MEMORY) as store:
+        assert [each async for each in store.audit.stored_between(query, after=5, last=9)] == []
+    assert plans == ["SEARCH audit_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
+
+
+def _plans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How statements are going to be run, which they are not."""
     plans: list[str] = []
     rows = Session.rows
 
@@ -36,7 +53,4 @@ async def test_a_query_has_its_index(
         return []
 
     monkeypatch.setattr(Session, "rows", explained)
-    async with open_store(IN_MEMORY) as store:
-        assert [event async for event in store.audit.query(query, limit=100)] == []
-    assert f"USING INDEX {index} " in plans[0]
-    assert not any("TEMP B-TREE" in plan for plan in plans)
+    return plans

@@ -168,3 +168,17 @@ def test_a_trace_follows_its_line(stream: io.StringIO, fmt: str) -> None:
         first, *trace = stream.getvalue().splitlines()
         assert first.endswith("ERROR   task failed task=x")
         assert trace[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_librarys_trace_follows_its_line_too(stream: io.StringIO) -> None:
+    logs.configure("relay", "json", "info", stream)
+    try:
+        raise LookupError("nowhere")
+    except LookupError:
+        logging.getLogger("grpc._server").exception("broken: %s", {"event": 1})
+    logging.getLogger("grpc._server").error({"no": "event of ours"})
+
+    traced, plain = lines(stream)
+    assert (traced["event"], traced["logger"]) == ("broken: {'event': 1}", "grpc._server")
+    assert "LookupError: nowhere" in str(traced["exception"])
+    assert plain["event"] == "{'no': 'event of ours'}"

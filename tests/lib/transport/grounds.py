@@ -273,7 +273,7 @@ class TcpGround(Ground):
     async def raw_server(
         self, credentials: Credentials, *, alpn: Sequence[str] = ALPN
     ) -> AsyncIterator[Address]:
-        async with hostile_tcp.raw_server(credentials, alpn=alpn) as server:
+        async with hostile_tcp.raw_server(credentials, PKI.trust, alpn=alpn) as server:
             yield server.address
 
     def hello(self) -> bytes:

@@ -15,6 +15,7 @@ from outrelay.relay.limits import Limits
 from tests.relay.rooms import call, relay_rooms, severed
 from tests.support.peers import AGENT_A, AGENT_B, STRANGER, AgentPeer, accept
 from tests.support.turns import until
+from tests.support.virtual_loop import elapsed
 
 ANOTHER_RELAY = Identity.parse("outrelay://local/relay/r2")
 ONE = b"1" * 16
@@ -72,22 +73,27 @@ async def test_a_relay_of_one_tenant_serves_no_other() -> None:
         await relay.agent(AGENT_A)
 
 
-async def test_silence_instead_of_hello_is_not_waited_for() -> None:
-    async with relay_rooms(limits=Limits(hello_timeout=0.01)) as relay:
+@pytest.mark.virtual_time
+async def test_silence_instead_of_hello_is_waited_for_five_seconds() -> None:
+    async with relay_rooms() as relay:
         peer = await relay.peer(AGENT_A)
 
         closed = await close_code(peer)
         assert closed.code is ErrorCode.PROTOCOL
         assert "HELLO" in closed.reason
+        assert elapsed() == 5.0
 
 
-async def test_half_a_hello_is_not_waited_for() -> None:
-    async with relay_rooms(limits=Limits(hello_timeout=0.01)) as relay:
+@pytest.mark.virtual_time
+async def test_half_a_hello_is_waited_for_no_longer() -> None:
+    async with relay_rooms() as relay:
         peer = await relay.peer(AGENT_A)
         await peer.open_control()
+        await asyncio.sleep(4.9)
         await peer.control.write(b"\x20\x01\x00")
 
         assert (await close_code(peer)).code is ErrorCode.PROTOCOL
+        assert elapsed() == 5.0
 
 
 HOSTILE = {

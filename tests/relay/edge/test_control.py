@@ -11,7 +11,7 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Decision
 from outrelay.relay.edge.session import Offer
-from outrelay.relay.limits import Limits
+from outrelay.relay.limits import Bounds, Limits
 from tests.relay.rooms import ALLOW_ALL, Rooms, relay_rooms, rule
 from tests.support.peers import AGENT_A, AGENT_B, FEATURES, AgentPeer, rejection
 from tests.support.turns import until
@@ -129,8 +129,8 @@ async def test_the_longest_name_is_fine() -> None:
         assert (await (await relay.agent(AGENT_B)).register(name)).service_id == f"acme/{name}"
 
 
-async def test_services_of_a_connection_are_bounded() -> None:
-    async with relay_rooms(limits=Limits(services_per_agent=2)) as relay:
+async def test_services_are_bounded() -> None:
+    async with relay_rooms(limits=Limits(services=Bounds(agent=2, tenant=9))) as relay:
         peer = await relay.agent(AGENT_B, *FEATURES)
         await peer.register("one")
         await peer.register("two")

@@ -11,7 +11,7 @@ from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.relay.edge.session import Offer
-from outrelay.relay.limits import Limits
+from outrelay.relay.limits import Bounds, Limits
 from tests.relay.rooms import Rooms, relay_rooms, rule
 from tests.support.events import events
 from tests.support.peers import AGENT_A, AGENT_B, AGENT_C, FEATURES, AgentPeer, rejection
@@ -74,7 +74,7 @@ async def test_streams_that_never_begin_are_counted_all_and_logged_once_a_second
 
 async def test_refused_registrations_are_counted_all_and_logged_once_a_second() -> None:
     with events() as seen:
-        async with relay_rooms(limits=Limits(services_per_agent=1)) as relay:
+        async with relay_rooms(limits=Limits(services=Bounds(agent=1, tenant=9))) as relay:
             peer = await relay.provider()
             for number in range(MANY):
                 await peer.ask_to_register(f"service-{number}")

@@ -11,7 +11,7 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import P2PMode, RelayMode
 from outrelay.lib.transport.carrier import Stream
-from outrelay.relay.limits import Limits
+from outrelay.relay.limits import Bounds, Limits
 from tests.relay.rooms import ALLOW_ALL, call, relay_rooms, rule, severed
 from tests.support.peers import (
     AGENT_A,
@@ -26,6 +26,7 @@ from tests.support.peers import (
     rejection,
 )
 from tests.support.turns import everybody_waits, until
+from tests.support.virtual_loop import elapsed
 
 
 async def raw(peer: AgentPeer, data: bytes) -> Stream:
@@ -361,7 +362,7 @@ async def test_an_id_is_in_use_while_the_provider_thinks() -> None:
 
 
 async def test_streams_of_an_agent_are_bounded_over_its_connections() -> None:
-    async with relay_rooms(limits=Limits(streams_per_agent=2)) as relay:
+    async with relay_rooms(limits=Limits(streams=Bounds(agent=2, tenant=9))) as relay:
         line = await call(relay, stream_id=1)
         again = await relay.agent(AGENT_A, *FEATURES)
         await call(relay, stream_id=2, consumer=again, provider=line.provider)
@@ -456,11 +457,13 @@ async def test_a_stream_that_ends_before_its_first_frame_is_reset(first: bytes) 
         assert caught.value.code is ErrorCode.PROTOCOL
 
 
-async def test_a_stream_that_says_nothing_is_reset() -> None:
-    async with relay_rooms(limits=Limits(open_timeout=0.01)) as relay:
+@pytest.mark.virtual_time
+async def test_a_stream_that_says_too_little_for_five_seconds_is_reset() -> None:
+    async with relay_rooms() as relay:
         consumer = await relay.agent(AGENT_A)
 
         await assert_reset(await raw(consumer, b"\x20"), ErrorCode.PROTOCOL)
+        assert elapsed() == 5.0
 
 
 async def test_a_stream_that_is_reset_before_its_first_frame_is_dropped() -> None:
@@ -504,26 +507,29 @@ async def test_a_providers_rejection_is_passed_on(
         await consumer.ping()  # no STREAM_READY came before
 
 
-async def test_a_provider_that_does_not_answer() -> None:
-    async with relay_rooms(limits=Limits(open_timeout=0.01)) as relay:
+@pytest.mark.virtual_time
+async def test_a_provider_that_does_not_answer_for_ten_seconds() -> None:
+    async with relay_rooms() as relay:
         provider = await relay.provider()
         consumer = await relay.agent(AGENT_A)
         near = await consumer.open("echo", stream_id=7)
         far, _incoming = await provider.incoming()
 
         assert (await rejection(near))[0] == 504
+        assert elapsed() == 10.0
         await assert_reset(far, ErrorCode.CANCELLED)
 
 
-async def test_a_provider_that_gives_no_stream() -> None:
-    async with relay_rooms(limits=Limits(open_timeout=0.01), max_streams=2) as relay:
+@pytest.mark.virtual_time
+async def test_a_provider_that_gives_no_stream_for_ten_seconds() -> None:
+    async with relay_rooms(max_streams=2) as relay:
         line = await call(relay, stream_id=1)
         other = await relay.agent(AGENT_C, *FEATURES)
         await call(relay, stream_id=2, consumer=other, provider=line.provider)
         third = await relay.agent(AGENT_C)
 
         code, _reason = await rejection(await third.open("echo", stream_id=3))
-        assert code == 504
+        assert (code, elapsed()) == (504, 10.0)
 
 
 @pytest.mark.parametrize("how", ["finish", "reset", "garbage", "another frame"])

@@ -11,7 +11,7 @@ from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.policy import Decision, P2PMode, RelayMode
 from outrelay.lib.transport.carrier import Stream
-from outrelay.relay.limits import Limits
+from outrelay.relay.limits import Bounds, Limits
 from outrelay.relay.revoke import Revoker
 from tests.relay.rooms import ALLOW_ALL, Rooms, call, relay_rooms, rule, severed
 from tests.support.events import events
@@ -329,7 +329,7 @@ async def test_only_three_are_tried() -> None:
 
 
 async def test_the_id_is_in_use_and_the_stream_counts_over_all_tries() -> None:
-    async with relay_rooms(limits=Limits(streams_per_agent=1)) as relay:
+    async with relay_rooms(limits=Limits(streams=Bounds(agent=1, tenant=9))) as relay:
         cast = await Cast.of(relay, 2)
         await cast.open()
         await cast.asked(0)

@@ -379,7 +379,8 @@ async def play(steps: list[tuple[int, int, int]]) -> None:
 
         assert relay.directory._attached == {}
         assert relay.edge._connections == set()
-        assert relay.pairs._consumers == {}
+        quotas = relay.quotas
+        assert len(quotas.streams) == len(quotas.opening) == len(quotas.services) == 0
         assert [session.serving for session in sessions] == [0] * len(sessions)
         assert relay.metric("outrelay_streams_open") == 0
         assert relay.metric("outrelay_connections", role="agent", carrier="memory") == 0

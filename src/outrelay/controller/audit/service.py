@@ -12,13 +12,16 @@ from uuid import uuid4
 from outrelay.controller.authz import Context, current_caller
 from outrelay.controller.clock import Clock
 from outrelay.controller.fields import LONGEST_TEXT, check_tenant, invalid
-from outrelay.controller.store import Audit, AuditQuery
+from outrelay.controller.store import Audit, AuditQuery, StoredEvent
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer
+from outrelay.lib.errors import ControlError
 
 FOLLOWED_PAST = 1000
 """Events from before that a follower gets at most: they are turned round in memory."""
+
+Events = AsyncGenerator[StoredEvent, None]
 
 _TEXTS = (
     "caller",
@@ -66,28 +69,51 @@ class AuditService(AuditServicer):
     ) -> AsyncGenerator[pb.AuditEvent, None]:
         """Stored events, newest first.
 
-        A follower gets them oldest first, of many the newest, and then every event as it is
-        stored. The initial metadata is sent when nothing that is stored from then on is missed.
+        A follower gets them oldest first, of many the newest, or all that were stored after
+        an event it names; and then every event as it is stored. The initial metadata is sent
+        when nothing that is stored from then on is missed.
         """
         query = _query(request)
-        with self._audit.feed.subscribe(lambda stored: query.wants(stored.event)) as news:
-            await context.send_initial_metadata(())
-            seen = await self._audit.last_seq()
-            limit = request.limit
-            if request.follow:
-                limit = min(limit or FOLLOWED_PAST, FOLLOWED_PAST)
-            found = self._audit.query(query, limit=limit, last_seq=seen)
-            async with aclosing(found):
-                if not request.follow:
-                    async for stored in found:
-                        yield stored.event
-                    return
-                past = [stored async for stored in found]
-            for stored in reversed(past):
+        after = await self._after(request)
+        seen = await self._audit.last_seq()
+        await context.send_initial_metadata(())
+        async with aclosing(self._past(query, request, after, seen)) as past:
+            async for stored in past:
                 yield stored.event
-            async for stored in news:
-                if stored.seq > seen:
+        while request.follow:
+            last = await self._audit.mark.beyond(seen)
+            async with aclosing(self._audit.stored_between(query, after=seen, last=last)) as news:
+                async for stored in news:
                     yield stored.event
+            seen = last
+
+    async def _after(self, request: pb.QueryAuditRequest) -> int | None:
+        """Where a follower goes on; None: it begins."""
+        if not request.after_event_id:
+            return None
+        if not request.follow:
+            raise invalid("after_event_id", "is for those who follow")
+        seq = await self._audit.seq_of(request.tenant, request.after_event_id)
+        if seq is None:
+            text = "the event to go on after is not in the trail any more"
+            raise ControlError("NOT_FOUND", text)
+        return seq
+
+    def _past(
+        self, query: AuditQuery, request: pb.QueryAuditRequest, after: int | None, last: int
+    ) -> Events:
+        """What was stored until now, as the caller wants it."""
+        if not request.follow:
+            return self._audit.query(query, limit=request.limit, last_seq=last)
+        if after is None:
+            return self._newest(query, min(request.limit or FOLLOWED_PAST, FOLLOWED_PAST), last)
+        return self._audit.stored_between(query, after=after, last=last)
+
+    async def _newest(self, query: AuditQuery, limit: int, last: int) -> Events:
+        """The newest events, the oldest of them first."""
+        found = self._audit.query(query, limit=limit, last_seq=last)
+        for stored in reversed([stored async for stored in found]):
+            yield stored
 
     async def _store(self, events: Sequence[pb.AuditEvent]) -> int:
         return await self._audit.record([self._checked(event) for event in events])

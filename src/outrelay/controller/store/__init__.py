@@ -60,7 +60,7 @@ class Store:
         """End every watch."""
         self.bindings.feed.close()
         self.policies.feed.close()
-        self.audit.feed.close()
+        self.audit.mark.close()
 
 
 @asynccontextmanager

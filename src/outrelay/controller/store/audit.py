@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
-from outrelay.controller.feed import Feed
+from outrelay.controller.feed import Mark
 from outrelay.controller.store.database import Database
 from outrelay.controller.store.session import Row, Session, Value
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
@@ -41,7 +41,7 @@ _INSERT = f"""
 INSERT INTO audit_events ({", ".join(_COLUMNS)})
 SELECT {_EXTRACTED} FROM json_each(:events) WHERE true
 ON CONFLICT (event_id) DO NOTHING
-RETURNING *
+RETURNING seq
 """
 
 
@@ -67,18 +67,6 @@ class AuditQuery:
     since_ms: int = 0
     until_ms: int = 0
 
-    def wants(self, event: audit_pb2.AuditEvent) -> bool:
-        """True when ``event`` is one it looks for."""
-        return (
-            event.tenant == self.tenant
-            and self.caller in ("", event.caller)
-            and self.target in ("", event.target)
-            and self.decision in (0, event.decision)
-            and self.stream_id in ("", event.stream_id)
-            and self.since_ms <= event.ts_unix_ms
-            and (not self.until_ms or event.ts_unix_ms <= self.until_ms)
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
@@ -89,11 +77,14 @@ class StoredEvent:
 
 
 class Audit:
-    """The events' table."""
+    """The events' table.
+
+    ``mark`` is the seq of what was stored last.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.feed: Feed[StoredEvent] = Feed()
+        self.mark = Mark()
 
     async def record(self, events: Iterable[audit_pb2.AuditEvent]) -> int:
         """Store events, each of which has an event_id; how many were not there before."""
@@ -101,8 +92,8 @@ class Audit:
 
         async def work(session: Session) -> int:
             stored = await session.rows(_INSERT, {"events": batch})
-            for row in stored:
-                session.publish(self.feed, _stored(row))
+            if stored:
+                session.publish(self.mark, max(row["seq"] for row in stored))
             return len(stored)
 
         return await self._database.write(work)
@@ -138,6 +129,38 @@ class Audit:
             left -= size
             end = page[-1].event.ts_unix_ms, page[-1].seq
 
+    async def stored_between(
+        self, query: AuditQuery, *, after: int, last: int
+    ) -> AsyncGenerator[StoredEvent, None]:
+        """The events a query looks for, in the order of storing, read in pages.
+
+        Args:
+            query: What to look for.
+            after: None up to this seq.
+            last: None beyond this one.
+        """
+        conditions, key = _conditions(query)
+        where = " AND ".join(["seq > :after", "seq <= :last", *conditions])
+        # Without an index, by seq alone: the end of the table is mostly what is looked for.
+        select = f"SELECT * FROM audit_events NOT INDEXED WHERE {where} ORDER BY seq LIMIT :size"
+        while True:
+            page = await self._read(select, key | {"after": after, "last": last, "size": PAGE})
+            for stored in page:
+                yield stored
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+    async def seq_of(self, tenant: str, event_id: str) -> int | None:
+        """The seq of a tenant's event; None: there is no such event."""
+
+        async def work(session: Session) -> int | None:
+            found = "SELECT seq FROM audit_events WHERE event_id = :id AND tenant = :tenant"
+            row = await session.row(found, {"id": event_id, "tenant": tenant})
+            return int(row["seq"]) if row else None
+
+        return await self._database.read(work)
+
     async def remove_before(self, before_ms: int, *, limit: int) -> int:
         """Remove up to ``limit`` of the events from before this time; how many there were."""
         old = "SELECT seq FROM audit_events WHERE ts_unix_ms < :before LIMIT :limit"
@@ -156,7 +179,10 @@ class Audit:
         where = " AND ".join(["seq <= :last_seq", "(ts_unix_ms, seq) < (:ts, :seq)", *conditions])
         select = f"SELECT * FROM audit_events WHERE {where} ORDER BY ts_unix_ms DESC, seq DESC"
         key |= {"last_seq": last_seq, "ts": end[0], "seq": end[1], "size": size}
-        rows = await self._database.read(lambda session: session.rows(f"{select} LIMIT :size", key))
+        return await self._read(f"{select} LIMIT :size", key)
+
+    async def _read(self, select: str, key: dict[str, Value]) -> list[StoredEvent]:
+        rows = await self._database.read(lambda session: session.rows(select, key))
         return [_stored(row) for row in rows]
 
 

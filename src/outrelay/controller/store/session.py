@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import aiosqlite
 
-from outrelay.controller.feed import Feed
+from outrelay.controller.feed import Publisher
 from outrelay.lib.errors import StoreError
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Session:
         assert row is not None
         return int(row["number"])
 
-    def publish(self, feed: Feed[T], change: T) -> None:
+    def publish(self, feed: Publisher[T], change: T) -> None:
         """Publish ``change`` when, and only if, this transaction is committed."""
         self._publications.append(lambda: feed.publish(change))
 

@@ -40,13 +40,34 @@ _OURS = "outrelay"
 _NOISY = ("quic", "asyncio")
 _LEVEL_COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31"}
 
+
+class _Source(logging.Logger):
+    """A logger of ours: no line says which code wrote it, so nobody goes looking for that."""
+
+    def findCaller(  # noqa: N802 - as logging has it
+        self, stack_info: bool = False, stacklevel: int = 1
+    ) -> tuple[str, int, str, str | None]:
+        return "", 0, "", None
+
+
+def _source(name: str) -> logging.Logger:
+    usual = logging.getLoggerClass()
+    logging.setLoggerClass(_Source)
+    try:
+        return logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(usual)
+
+
+def _hand_over(_logger: object, _method: str, event: EventDict) -> ProcessorReturnValue:
+    """Let the event be the message of a record: the formatter makes it a line."""
+    return (event,), {}
+
+
 structlog.configure(
-    processors=[
-        structlog.stdlib.filter_by_level,
-        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-    ],
+    processors=[structlog.stdlib.filter_by_level, _hand_over],
     wrapper_class=Logger,
-    logger_factory=structlog.stdlib.LoggerFactory(),
+    logger_factory=_source,
 )
 
 
@@ -94,30 +115,49 @@ def _is_colourful(stream: TextIO) -> bool:
     return stream.isatty() and "NO_COLOR" not in os.environ
 
 
-def _formatter(component: str, fmt: str, *, colours: bool) -> logging.Formatter:
-    renderer: Callable[[structlog.typing.WrappedLogger, str, EventDict], ProcessorReturnValue] = (
-        structlog.processors.JSONRenderer(default=str)
-        if fmt == "json"
-        else _TextRenderer(colours=colours)
-    )
+_Renderer = Callable[[object, str, EventDict], object]
 
-    def stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
-        """Put what every line carries in front of the fields."""
-        record: logging.LogRecord = event.pop("_record")
-        ours = event.pop("_from_structlog")
-        origin = {} if ours else {"logger": record.name}
-        return {
+
+def _formatter(component: str, fmt: str, *, colours: bool) -> logging.Formatter:
+    if fmt == "json":
+        return _Formatter(component, structlog.processors.JSONRenderer(default=str))
+    return _Formatter(component, _TextRenderer(colours=colours))
+
+
+class _Formatter(logging.Formatter):
+    """Puts what every line carries in front of the fields, and has them rendered.
+
+    structlog has one too, which makes a second record of each; there are two lines for every
+    stream, so that what a line costs is felt.
+    """
+
+    def __init__(self, component: str, renderer: _Renderer) -> None:
+        super().__init__()
+        self._component = component
+        self._renderer = renderer
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _fields(record)
+        line: EventDict = {
             "ts_unix_ms": int(record.created * 1000),
             "level": record.levelname.lower(),
-            "component": component,
-            "event": event.pop("event"),
-            **origin,
-            **event,
+            "component": self._component,
+            "event": fields.pop("event"),
+            **fields,
         }
+        if "exc_info" in line:
+            line = structlog.processors.format_exc_info(None, "", line)
+        return str(self._renderer(None, "", line))
 
-    return structlog.stdlib.ProcessorFormatter(
-        processors=[stamp, structlog.processors.format_exc_info, renderer]
-    )
+
+def _fields(record: logging.LogRecord) -> EventDict:
+    """What a record says: of ours, its event; of others, their words and whose they are."""
+    if isinstance(record.msg, dict) and "event" in record.msg:
+        return dict(record.msg)
+    said: EventDict = {"event": record.getMessage(), "logger": record.name}
+    if record.exc_info:
+        said["exc_info"] = record.exc_info
+    return said
 
 
 class _TextRenderer:

@@ -118,6 +118,28 @@ class ProviderMetrics:
         )
 
 
+class LimitMetrics:
+    """What agents and tenants use of a relay, and where that is bounded.
+
+    Labels: ``what`` is ``streams``, ``opening`` or ``services``; ``limit`` is one of these or
+    ``opens``, and who is bounded: ``streams_per_agent``, ``opens_per_tenant``.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.in_use = Gauge(
+            "outrelay_in_use",
+            "Streams, streams being opened, and services offered.",
+            ["what"],
+            registry=registry,
+        )
+        self.reached = Counter(
+            "outrelay_limits_reached",
+            "Streams and registrations refused because an agent or a tenant had too many.",
+            ["limit"],
+            registry=registry,
+        )
+
+
 class PolicyMetrics:
     """Policy as the relay applies it. Label: ``decision`` is ``allow`` or ``deny``."""
 
@@ -173,6 +195,7 @@ class RelayMetrics:
     carrier: CarrierMetrics
     streams: StreamMetrics
     providers: ProviderMetrics
+    limits: LimitMetrics
     registrations: RegistrationMetrics
     policy: PolicyMetrics
     audit: AuditMetrics
@@ -184,6 +207,7 @@ class RelayMetrics:
             carrier=CarrierMetrics(registry),
             streams=StreamMetrics(registry),
             providers=ProviderMetrics(registry),
+            limits=LimitMetrics(registry),
             registrations=RegistrationMetrics(registry),
             policy=PolicyMetrics(registry),
             audit=AuditMetrics(registry),

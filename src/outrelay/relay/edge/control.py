@@ -30,6 +30,7 @@ from outrelay.relay.directory import Directory, service_id
 from outrelay.relay.edge.session import DEREGISTER, Offer, Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.policy.judge import Judge
+from outrelay.relay.quotas import Quota
 
 log = get_logger(__name__)
 
@@ -45,6 +46,7 @@ class ControlLoop:
     Args:
         directory: Told what agents offer.
         judge: Asked whether they may.
+        services: How many an agent and its tenant may offer.
         trail: Where registrations are recorded.
         metrics: Counts those that are refused.
         limits: Of this relay.
@@ -55,15 +57,16 @@ class ControlLoop:
         *,
         directory: Directory,
         judge: Judge,
+        services: Quota,
         trail: Trail,
         metrics: RegistrationMetrics,
         limits: Limits,
     ) -> None:
         self._directory = directory
         self._judge = judge
+        self._services = services
         self._trail = trail
         self._metrics = metrics
-        self._limits = limits
         self._throttle = Throttle()
         self._changes = Rates[str](
             per_second=limits.registrations_per_second, burst=limits.registrations_burst
@@ -123,9 +126,8 @@ class ControlLoop:
                 RejectCode.MALFORMED,
                 "a service's name is 1 to 255 printable ASCII characters without / and space",
             )
-        most = self._limits.services_per_agent
-        if name not in session.services and len(session.services) >= most:
-            raise StreamRejected(RejectCode.LIMIT, f"an agent offers at most {most} services")
+        if not self._directory.is_offered(session, name):
+            self._services.check(session.uri, session.tenant)
         is_change = session.services.get(name) != offer  # which others hear of, and keep
         if is_change and not self._changes.spend(session.uri, time.monotonic()):
             raise StreamRejected(RejectCode.LIMIT, "the agent changes its services too often")

@@ -47,6 +47,7 @@ from outrelay.relay.edge.session import Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.policy.judge import Judge
+from outrelay.relay.quotas import Place, Quotas
 from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
@@ -59,6 +60,7 @@ class Opener:
         seeker: Finds a provider for each.
         judge: What policy says of their callers.
         pairs: The streams carried.
+        quotas: What agents and tenants may have of them.
         trail: Where everything is recorded.
         metrics: Counts streams and their bytes.
         limits: Of this relay.
@@ -70,6 +72,7 @@ class Opener:
         seeker: Seeker,
         judge: Judge,
         pairs: Pairs,
+        quotas: Quotas,
         trail: Trail,
         metrics: StreamMetrics,
         limits: Limits,
@@ -77,6 +80,7 @@ class Opener:
         self._seeker = seeker
         self._judge = judge
         self._pairs = pairs
+        self._quotas = quotas
         self._trail = trail
         self._metrics = metrics
         self._limits = limits
@@ -90,16 +94,18 @@ class Opener:
             stream: The stream, unread.
         """
         leg = Leg(stream, CONSUMER)
+        request: Request | None = None
         try:
-            request = await self._read_request(session, leg)
+            self._quotas.opens.spend(session.uri, session.tenant, _now())
+            with self._quotas.opening.place(session.uri, session.tenant) as place:
+                request = await self._read_request(session, leg)
+                await self._open(session, leg, request, place)
         except StreamRejected as refusal:
-            await self._refuse(session, leg, refusal)
+            await self._refuse(session, leg, refusal, request.call if request else None)
         except (RemoteProtocolError, Reset, TimeoutError) as error:
             self._drop(session, leg, str(error) or "no frame came")
         except Closed:
             pass  # with the session
-        else:
-            await self._open(session, leg, request)
 
     async def _read_request(self, session: Session, leg: Leg) -> Request:
         frames = FrameReader(leg.stream, self._limits.frame_bytes)
@@ -120,24 +126,21 @@ class Opener:
 
     # ---- from the decision to the end ----------------------------------------------------
 
-    async def _open(self, session: Session, leg: Leg, request: Request) -> None:
+    async def _open(self, session: Session, leg: Leg, request: Request, place: Place) -> None:
         call = request.call
-        try:
-            caller_side = self._decide(call)
-            choice = await self._seeker.first(call, caller_side)
-            pair = Pair(call=call, consumer=session, provider=choice.provider)
-            with self._pairs.holding(pair):
-                providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
-                _check_revoked(pair, providers_leg)
-                pair.opened_ms = unix_ms()
-                pair.splice = Splice(
-                    leg, providers_leg, self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
-                )
-                announce(pair, request.consumers_id, verdict)
-                await self._splice(pair, pair.splice, verdict)
-        except StreamRejected as refusal:
-            self._trail.rejected(call, str(refusal))
-            await self._refuse(session, leg, refusal, call)
+        caller_side = self._decide(call)
+        choice = await self._seeker.first(call, caller_side)
+        pair = Pair(call=call, consumer=session, provider=choice.provider)
+        with self._pairs.holding(pair):
+            providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
+            _check_revoked(pair, providers_leg)
+            place.leave()
+            pair.opened_ms = unix_ms()
+            pair.splice = Splice(
+                leg, providers_leg, self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
+            )
+            announce(pair, request.consumers_id, verdict)
+            await self._splice(pair, pair.splice, verdict)
 
     async def _splice(self, pair: Pair, splice: Splice, verdict: Verdict) -> None:
         call, provider = pair.call, pair.provider.uri
@@ -184,7 +187,9 @@ class Opener:
     async def _refuse(
         self, session: Session, leg: Leg, refusal: StreamRejected, call: Call | None = None
     ) -> None:
-        """Tell the consumer on its data stream, and end that."""
+        """Tell the consumer on its data stream, and end that; record it if it was read."""
+        if call is not None:
+            self._trail.rejected(call, str(refusal))
         self._metrics.ended.labels(str(int(refusal.code))).inc()
         self._throttle.write(
             log.info,
@@ -204,6 +209,10 @@ class Opener:
         else:
             leg.stream.finish()
             leg.stream.stop(ErrorCode.CANCELLED)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _check_revoked(pair: Pair, providers_leg: Leg) -> None:

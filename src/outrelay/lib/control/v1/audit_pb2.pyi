@@ -174,6 +174,7 @@ class QueryAuditRequest(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     STREAM_ID_FIELD_NUMBER: _builtins.int
     UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
+    AFTER_EVENT_ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     caller: _builtins.str
     target: _builtins.str
@@ -185,6 +186,8 @@ class QueryAuditRequest(_message.Message):
     decision: _policy_pb2.Decision.ValueType
     stream_id: _builtins.str
     until_unix_ms: _builtins.int
+    after_event_id: _builtins.str
+    """With follow: every event stored after this one, in that order, in place of the newest."""
     def __init__(
         self,
         *,
@@ -197,10 +200,11 @@ class QueryAuditRequest(_message.Message):
         decision: _policy_pb2.Decision.ValueType = ...,
         stream_id: _builtins.str = ...,
         until_unix_ms: _builtins.int = ...,
+        after_event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "follow", b"follow", "limit", b"limit", "since_unix_ms", b"since_unix_ms", "stream_id", b"stream_id", "target", b"target", "tenant", b"tenant", "until_unix_ms", b"until_unix_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_event_id", b"after_event_id", "caller", b"caller", "decision", b"decision", "follow", b"follow", "limit", b"limit", "since_unix_ms", b"since_unix_ms", "stream_id", b"stream_id", "target", b"target", "tenant", b"tenant", "until_unix_ms", b"until_unix_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,15 +19,18 @@ _IDLE, _INTERVAL = 5, 2
 """Seconds until the kernel asks an idle peer, and between two questions."""
 
 
+_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, (SILENCE - _IDLE) // _INTERVAL),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000),
+)
+
+
 def prepare(sock: socket.socket) -> None:
     """Set what a connection of ours needs; the socket no longer blocks."""
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPIDLE, _IDLE),
-        (socket.TCP_KEEPINTVL, _INTERVAL),
-        (socket.TCP_KEEPCNT, (SILENCE - _IDLE) // _INTERVAL),
-        (socket.TCP_USER_TIMEOUT, SILENCE * 1000),
-    ):
-        try_option(sock, socket.IPPROTO_TCP, option, value)
+    for level, option, value in _OPTIONS:
+        try_option(sock, level, option, value)
