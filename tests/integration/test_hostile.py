@@ -8,15 +8,17 @@ import socket
 from asyncio import StreamReader, StreamWriter, TaskGroup
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import pytest_asyncio
 from google.protobuf.empty_pb2 import Empty
 
-from outrelay.lib.errors import ErrorCode, Reset
+from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import beside
+from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.values import Address
 from tests.integration.attackers import Crowd, Mallories, unnoticed, until_times
 from tests.integration.peers import MIB
@@ -74,6 +76,8 @@ async def test_10_000_first_packets_from_changing_addresses(world: World) -> Non
 
 # ---- silence -------------------------------------------------------------------------------
 
+HELLO = orp.Hello(protocol_version="orp/1", agent_uri="outrelay://acme/agent/" + 100 * "0")
+
 
 async def test_silence_in_every_place_ends_in_time(world: World) -> None:
     """Each of them takes as long as it may; all of them together no longer."""
@@ -109,13 +113,24 @@ async def _handshakes_that_stop_half_way(world: World) -> None:
 
 async def _connections_without_hello(world: World) -> None:
     async with TaskGroup() as group:
-        for _ in range(10):
-            group.create_task(_connection_without_hello(world))
+        for _ in range(5):
+            group.create_task(_connection_without_hello(world, b""))
+            group.create_task(_connection_without_hello(world, encode(FrameType.HELLO, HELLO)))
 
 
-async def _connection_without_hello(world: World) -> None:
+async def _connection_without_hello(world: World, words: bytes) -> None:
+    """One that says nothing, or ``words``, so slowly that they never end."""
     async with Mallories(world).silent() as peer:
-        assert (await peer.connection.wait_closed()).code is ErrorCode.PROTOCOL
+        await peer.open_control()
+        async with beside(_dribble(peer.control, words), name="dribble"):
+            assert (await peer.connection.wait_closed()).code is ErrorCode.PROTOCOL
+
+
+async def _dribble(stream: Stream, words: bytes) -> None:
+    with suppress(Closed):
+        for byte in words:
+            await stream.write(bytes([byte]))
+            await asyncio.sleep(0.3)
 
 
 async def _streams_without_a_first_frame(world: World) -> None:

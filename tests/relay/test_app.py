@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -20,12 +21,14 @@ from outrelay.lib.observe.metrics import RelayMetrics
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
-from outrelay.relay import app
+from outrelay.relay import app, stalls
 from outrelay.relay.app import Relay, check, run
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.controller import Controller
+from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
+from tests.relay.fake_controller import fake_controller
 from tests.relay.rooms import RELAY
 from tests.support.events import Events, events
 from tests.support.peers import (
@@ -38,6 +41,7 @@ from tests.support.peers import (
     rejection,
 )
 from tests.support.pki import TestPki, save, save_trust
+from tests.support.turns import everybody_waits
 
 ANY_PORT = ("127.0.0.1", 0)
 NOBODY = "127.0.0.1:1"
@@ -78,7 +82,12 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    options: RelayOptions, target: str, *, pki: TestPki | None = None, disk: Disk | None = None
+    options: RelayOptions,
+    target: str,
+    *,
+    pki: TestPki | None = None,
+    disk: Disk | None = None,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Running]:
     """A relay that serves; with a PKI it calls the controller over TLS."""
     network = MemoryNetwork()
@@ -88,9 +97,9 @@ async def running(
     with events() as seen:
         async with Controller((target,), credentials=credentials, trust=trust) as controller:
             metrics = RelayMetrics.on(CollectorRegistry())
-            relay = Relay(options, "r1", controller, metrics, disk=disk)
+            relay = Relay(options, "r1", controller, metrics, limits, disk=disk)
             async with beside(relay.serve(listener, stop), name="relay under test") as task:
-                await seen.wait("ready")
+                await seen.wait("listening")
                 yield Running(network=network, listener=listener, stop=stop, seen=seen, task=task)
                 stop.set()
                 await task
@@ -128,7 +137,7 @@ async def world(directory: Path, **changes: object) -> AsyncIterator[World]:
         options = options_for(directory, controller.pki.relay(), controller.pki)
         changed = replace(options, **changes)  # type: ignore[arg-type]
         async with running(changed, controller.targets["tls"], pki=controller.pki) as relay:
-            await relay.seen.wait("policy loaded")
+            await relay.seen.wait("ready")
             await relay.seen.wait("heartbeat taken")
             yield World(relay=relay, controller=controller, operator=operator)
 
@@ -259,6 +268,112 @@ async def test_without_a_controller_it_serves_and_stops(
 
         [line] = relay.seen.of("the controller was not told everything")
         assert line["audit_events"] == 2  # a registration and a reject
+        assert line["agents"] == 1
+        assert relay.seen.of("ready") == []
+
+
+async def test_what_the_registry_still_holds_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SETTLE", 0.1)
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with fake_controller(tmp_path) as fake, running(options, fake.target) as relay:
+        provider = await relay.agent(AGENT_B)
+        await provider.register("db")
+        await fake.calls.number("RegisterService", 1)
+        fake.failures["DeregisterAgent"] = grpc.StatusCode.UNAVAILABLE
+        relay.stop.set()
+        await relay.task
+
+        [line] = relay.seen.of("the controller was not told everything")
+        assert (line["audit_events"], line["agents"]) == (0, 1)
+
+
+# ---- ready -------------------------------------------------------------------------------------
+
+RULES_END = policy_pb2.PolicyEvent(kind=policy_pb2.PolicyEvent.POLICY_KIND_SNAPSHOT_END)
+ROWS_END = registry_pb2.WatchEvent(kind=registry_pb2.EVENT_KIND_SNAPSHOT_END)
+
+
+async def test_it_is_ready_once_policy_and_directory_are_loaded(tmp_path: Path) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with fake_controller(tmp_path) as fake, running(options, fake.target) as relay:
+        await fake.tell("policy", RULES_END)
+        await relay.seen.wait("policy loaded")
+        await everybody_waits()
+        assert relay.seen.of("ready") == []
+        await fake.tell("directory", ROWS_END)
+        await relay.seen.wait("directory loaded")
+        await relay.seen.wait("ready")
+
+
+@pytest.mark.parametrize("tenant", ["", "acme"])
+async def test_a_plain_controller_has_no_directory_to_wait_for(tmp_path: Path, tenant: str) -> None:
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with fake_controller(tmp_path) as fake:
+        fake.plain = True
+        async with running(replace(options, tenant=tenant), fake.target) as relay:
+            await relay.seen.wait(
+                "the controller is a plain one: it knows only the common contract"
+            )
+            if tenant:
+                await fake.calls.number("Watch policy of acme over", 1)  # the extended way
+                assert relay.seen.of("ready") == []
+                await fake.tell("policy of acme", RULES_END)
+                await relay.seen.wait("policy loaded")
+            await relay.seen.wait("ready")
+
+
+async def test_while_the_controller_is_away_it_listens_and_says_that_it_denies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "FIRST_SNAPSHOTS", 0.01)
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    async with running(options, f"unix:{tmp_path}/c.sock") as relay:
+        warning = "not ready: every stream is denied until a controller has told the policy"
+        line = await relay.seen.wait(warning)
+        assert line["level"] == "warning"
+        agent = await relay.agent(AGENT_B)
+        await agent.register("db")
+        code, reason = await rejection(await agent.open("db", stream_id=1))
+        assert code == 403
+        assert "no controller" in reason
+
+        async with fake_controller(tmp_path) as fake:
+            rule = policy_rule(target_pattern="db", id="1")
+            added = policy_pb2.PolicyEvent(kind=policy_pb2.PolicyEvent.POLICY_KIND_ADDED, rule=rule)
+            await fake.tell("policy", added, RULES_END)
+            await fake.tell("directory", ROWS_END)
+            await relay.seen.wait("ready")
+            await agent.open("db", stream_id=2)
+            _far, incoming = await agent.incoming()
+            assert incoming.stream_id == 2
+            relay.stop.set()
+            await relay.task
+        assert len(relay.seen.of(warning)) == 1
+
+
+# ---- what it runs beside -----------------------------------------------------------------------
+
+
+async def test_it_bounds_streams_that_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(stalls, "PATIENCE", 0.0)
+    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
+    options, limits = replace(options, allow_all=True), Limits(stalled_streams=0)
+    async with running(options, NOBODY, limits=limits) as relay:
+        provider = await relay.agent(AGENT_B)
+        await provider.register("db")
+        near = await provider.open("db", stream_id=7)
+        far, _ = await provider.incoming()
+        await accept(far)
+        with pytest.raises(Reset) as caught:
+            await far.write(bytes(4 << 20))  # which nobody reads
+        assert caught.value.code is ErrorCode.LIMIT
+        with pytest.raises(Reset):
+            await near.wait_finished()
 
 
 async def test_without_a_controller_a_spool_lets_it_stop_at_once(tmp_path: Path) -> None:
@@ -301,7 +416,8 @@ async def test_a_relay_listens_and_stops(tmp_path: Path) -> None:
     options = options_for(tmp_path, (pki := TestPki()).relay(name="r9"), pki)
     stop = asyncio.Event()
     with events() as seen:
-        async with beside(run(options, stop), name="relay under test") as task:
+        allowing = replace(options, allow_all=True)
+        async with beside(run(allowing, stop), name="relay under test") as task:
             listening = await seen.wait("listening")
             ready = await seen.wait("ready")
             stop.set()

@@ -58,6 +58,9 @@ FAREWELL = 0.5
 SETTLE = 2.0
 """Seconds for what the controller has still to be told."""
 
+FIRST_SNAPSHOTS = 5.0
+"""Seconds from the start within which policy and directory usually have come."""
+
 REMINDER = 60.0
 """Seconds between warnings that no policy is asked."""
 
@@ -232,11 +235,25 @@ class Relay:
                 beside(self._edge.run(listener), name="relay: edge") as edge,
             ):
                 log.info("listening", address=address_text(listener.address), carrier="quic")
-                log.info("ready", relay_id=self._relay_id, endpoint=self._endpoint)
-                await stop.wait()
+                async with beside(self._get_ready(), name="relay: getting ready"):
+                    await stop.wait()
                 await self._drain()
                 await self._close(listener, edge)
             await self._settle()
+
+    async def _get_ready(self) -> None:
+        """Tell when streams can be opened, and when they cannot for want of a controller."""
+        if not self._options.allow_all:
+            try:
+                async with asyncio.timeout(FIRST_SNAPSHOTS):
+                    await self._following.wait_loaded()
+            except TimeoutError:
+                log.warning(
+                    "not ready: every stream is denied until a controller has told the policy",
+                    controllers=self._options.controllers,
+                )
+                await self._following.wait_loaded()
+        log.info("ready", relay_id=self._relay_id, endpoint=self._endpoint)
 
     async def _talk_to_controller(self) -> None:
         async with TaskGroup() as group:
@@ -290,7 +307,11 @@ class Relay:
                 else:
                     log.info("audit events wait in the spool", events=self._audit.waiting)
         except TimeoutError:
-            log.warning("the controller was not told everything", audit_events=self._audit.waiting)
+            log.warning(
+                "the controller was not told everything",
+                audit_events=self._audit.waiting,
+                agents=self._registrations.waiting,
+            )
 
 
 def _limits_of(options: RelayOptions) -> Limits:

@@ -11,6 +11,7 @@ Source: control-plane.md, Registry; protocol.md section 5.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
@@ -42,6 +43,8 @@ class Directory:
         self._copy: Copy = {}
         self.complete = False
         """Whether the copy is all that the registry has."""
+        self.loaded = asyncio.Event()
+        """Set once it has been."""
 
     def subscribe(self, on_change: Callable[[str], None]) -> None:
         """Tell ``on_change`` the URI of each agent whose offers here change."""
@@ -127,6 +130,7 @@ class Directory:
         """Hold exactly these rows, in one step: they are all there are."""
         self._copy = copy
         self.complete = True
+        self.loaded.set()
 
     def forget(self) -> None:
         """Hold no rows: nobody will tell how they change."""

@@ -10,7 +10,9 @@ Source: control-plane.md, Plain peers; ``docs/decisions/0005-plain-controllers.m
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import TaskGroup
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from outrelay.lib.observe.logs import get_logger
@@ -62,6 +64,22 @@ class Following:
                 await kind.extended.wait()
             log.info("the controller is no longer a plain one")
 
+    async def wait_loaded(self) -> None:
+        """Return when what can be known before an agent has come is known.
+
+        Of a plain controller of many tenants that is only what kind it is.
+        """
+        extended = [self.judge.loaded, self.directory.loaded]
+        plain = [self.controller.kind.plain] + ([self.judge.loaded] if self.tenant else [])
+        async with TaskGroup() as group:
+            either = [
+                spawn(group, _wait_all(events), name="relay: first snapshots")
+                for events in (extended, plain)
+            ]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for task in either:
+                task.cancel()
+
     async def _follow_extended(self) -> None:
         directory = DirectoryWatch(self.directory, self.registrations, self.tenant)
         async with TaskGroup() as group:
@@ -81,3 +99,8 @@ class Following:
         return PolicyWatch(
             self.judge, tenant, self.controller.kind, on_plain=self.registrations.again
         )
+
+
+async def _wait_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()

@@ -115,6 +115,14 @@ class Registrations:
                     await asyncio.sleep(backoff.delay(LONGEST_BACKOFF))
             self._clean.set()
 
+    @property
+    def waiting(self) -> int:
+        """Agents of which the registry may hold something else than what they offer here."""
+        differing = {
+            uri for uri, held in self._published.items() if held != self._directory.offers_of(uri)
+        }
+        return len(self._dirty.keys() | differing)
+
     async def wait_published(self) -> None:
         """Return when the registry holds what is offered here."""
         await self._clean.wait()

@@ -7,13 +7,21 @@ import time
 
 import pytest
 
-from outrelay.lib.errors import Closed, ErrorCode
+from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.relay.limits import Limits
 from tests.relay.rooms import call, relay_rooms, severed
-from tests.support.peers import AGENT_A, AGENT_B, STRANGER, AgentPeer, accept
+from tests.support.peers import (
+    AGENT_A,
+    AGENT_B,
+    AGENT_C,
+    FEATURES,
+    STRANGER,
+    AgentPeer,
+    accept,
+)
 from tests.support.turns import until
 from tests.support.virtual_loop import elapsed
 
@@ -265,14 +273,62 @@ async def test_connections_of_one_agent_are_bounded() -> None:
         await relay.agent(AGENT_B)
 
 
-async def test_a_connection_ends_with_its_certificate() -> None:
-    async with relay_rooms() as relay:
-        peer = await relay.peer(AGENT_A, expires=time.time() + 0.05)
-        await peer.hello()
+# ---- the certificate's end ---------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("says_hello", [True, False])
+async def test_a_connection_ends_with_its_certificate(*, says_hello: bool) -> None:
+    async with relay_rooms(limits=Limits(hello_timeout=9999)) as relay:
+        peer = await relay.peer(AGENT_A, expires=time.time() + 3600)
+        if says_hello:
+            await peer.hello()
 
         closed = await close_code(peer)
         assert closed.code is ErrorCode.DENIED
         assert "certificate" in closed.reason
+        assert elapsed() == pytest.approx(3600, abs=60)
+        await until(lambda: not list(relay.roster))
+
+
+async def test_a_certificate_that_has_ended_opens_nothing() -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.peer(AGENT_A, expires=time.time() - 1)
+
+        assert (await close_code(peer)).code is ErrorCode.DENIED
+
+
+@pytest.mark.virtual_time
+async def test_what_its_certificate_carried_ends_and_the_next_calls_go_to_others() -> None:
+    async with relay_rooms() as relay:
+        brief = await relay.peer(AGENT_B, expires=time.time() + 3600)
+        await brief.hello(*FEATURES)
+        await brief.register("echo")
+        line = await call(relay, stream_id=1, provider=brief)
+        other = await relay.provider(AGENT_C)
+        with pytest.raises(Reset) as caught:
+            await line.near.read()
+        assert caught.value.code is ErrorCode.LEG_LOST
+        await call(relay, stream_id=2, consumer=line.consumer, provider=other)
+
+
+@pytest.mark.virtual_time
+async def test_a_connection_with_a_renewed_certificate_lives_on() -> None:
+    async with relay_rooms() as relay:
+        first = await relay.peer(AGENT_B, expires=time.time() + 3600)
+        await first.hello(*FEATURES, instance=ONE)
+        await first.register("echo")
+        await asyncio.sleep(1800)
+        renewed = await relay.peer(AGENT_B, expires=time.time() + 7200)  # so much is left of it
+        await renewed.hello(*FEATURES, instance=ONE)
+        assert (await close_code(first)).code is ErrorCode.REPLACED
+        line = await call(relay, provider=renewed)
+
+        await asyncio.sleep(7000)  # long after the first one's end
+        await line.near.write(b"still here")
+        assert await line.far.read() == b"still here"
+        assert elapsed() == 8800.0
+        assert (await close_code(renewed)).code is ErrorCode.DENIED
 
 
 async def test_a_draining_relay_turns_new_connections_away_and_serves_the_others() -> None:

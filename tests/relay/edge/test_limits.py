@@ -110,7 +110,7 @@ async def test_streams_nobody_accepts_are_bounded_and_those_accepted_count_no_mo
         assert (await refused(other))[1].startswith("the tenant has 3 streams being opened")
         assert reached(relay, "opening_per_agent") == reached(relay, "opening_per_tenant") == 1
 
-        await asyncio.sleep(10)  # nobody accepted
+        await asyncio.sleep(11)  # nobody accepted
         await call(relay, stream_id=14, consumer=consumer, provider=provider)
 
 

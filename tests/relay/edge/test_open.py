@@ -584,9 +584,11 @@ async def test_a_consumer_that_gives_up_before_the_answer() -> None:
         far, _incoming = await provider.incoming()
         near.reset(ErrorCode.CANCELLED)
         near.stop(ErrorCode.CANCELLED)
-        await accept(far)
 
-        await assert_reset(far, ErrorCode.CANCELLED)
+        await assert_reset(far, ErrorCode.CANCELLED)  # which knows at once
+        assert len(relay.pairs) == 0
+        assert [event.reason for event in relay.events("reject")] == ["given up by the consumer"]
+        assert relay.metric("outrelay_streams_ended_total", result="cancelled") == 1
 
 
 async def test_a_consumer_that_no_longer_wants_to_know() -> None:

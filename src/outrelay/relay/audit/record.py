@@ -94,11 +94,11 @@ def decode(data: bytes) -> tuple[list[Record], End]:
 def _record_at(data: bytes, at: int) -> Record | End:
     """The record that begins at a place, or what is there instead."""
     begin = at + _HEAD.size
-    if begin > len(data) or _is_zero(data, at):
+    if begin > len(data):
         return End.TORN
     length, checksum = _HEAD.unpack_from(data, at)
     if not 0 < length <= LONGEST:
-        return End.DAMAGED
+        return End.TORN if _is_zero(data, at) else End.DAMAGED
     end = begin + length
     event = data[begin:end]
     if end > len(data):

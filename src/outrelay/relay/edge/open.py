@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from outrelay.lib.errors import (
     Closed,
@@ -35,6 +37,7 @@ from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Verdict
+from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.audit.trail import Trail
@@ -51,6 +54,8 @@ from outrelay.relay.quotas import Place, Quotas
 from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
+
+GIVEN_UP = "given up by the consumer"
 
 
 class Opener:
@@ -132,7 +137,13 @@ class Opener:
         choice = await self._seeker.first(call, caller_side)
         pair = Pair(call=call, consumer=session, provider=choice.provider)
         with self._pairs.holding(pair):
-            providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
+            try:
+                async with _awaited(leg):
+                    providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
+            except Reset as given_up:
+                self._trail.rejected(call, GIVEN_UP)
+                self._drop(session, leg, GIVEN_UP, given_up.code)
+                return
             _check_revoked(pair, providers_leg)
             place.leave()
             pair.opened_ms = unix_ms()
@@ -176,10 +187,12 @@ class Opener:
             seconds=round(seconds, 3),
         )
 
-    def _drop(self, session: Session, leg: Leg, reason: str) -> None:
+    def _drop(
+        self, session: Session, leg: Leg, reason: str, code: ErrorCode = ErrorCode.PROTOCOL
+    ) -> None:
         """End a stream that never began."""
-        leg.abandon(ErrorCode.PROTOCOL)
-        self._metrics.ended.labels(ErrorCode.PROTOCOL.name.lower()).inc()
+        leg.abandon(code)
+        self._metrics.ended.labels(code.name.lower()).inc()
         self._throttle.write(
             log.info, "stream dropped", cause=session.uri, consumer=session.uri, reason=reason
         )
@@ -209,6 +222,20 @@ class Opener:
         else:
             leg.stream.finish()
             leg.stream.stop(ErrorCode.CANCELLED)
+
+
+@asynccontextmanager
+async def _awaited(leg: Leg) -> AsyncIterator[None]:
+    """Cancel the body when the consumer no longer waits for what it does.
+
+    Raises:
+        Reset: It does not.
+    """
+    try:
+        async with beside(leg.stream.wait_finished(), name="relay: stream, consumer"):
+            yield
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def _now() -> float:

@@ -55,6 +55,8 @@ class Judge:
         self._expiry_ms = 0  # the first that something allowed depends on; 0: none
         self.revised = asyncio.Event()
         """Set when live streams must be judged again."""
+        self.loaded = asyncio.Event()
+        """Set once there are rules of some tenant, all of them."""
 
     @property
     def rules(self) -> int:
@@ -75,6 +77,7 @@ class Judge:
         self._rules = rules
         self._knows_all = True
         self._known.clear()
+        self.loaded.set()
         self._changed(judge_live=not emptied)
 
     def replace_tenant(self, tenant: str, rules: Iterable[Rule]) -> None:
@@ -82,6 +85,7 @@ class Judge:
         before = self.rules_of(tenant)
         self._rules.replace(rules, tenant=tenant)
         self._known.add(tenant)
+        self.loaded.set()
         self._changed(judge_live=not before or self.rules_of(tenant) > 0)
 
     def keep_only(self, tenants: Set[str]) -> None:

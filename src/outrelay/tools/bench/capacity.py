@@ -22,7 +22,7 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
-from outrelay.tools.bench import decisions, large, procfs
+from outrelay.tools.bench import audit, decisions, large, procfs
 from outrelay.tools.deployment import Deployment
 
 SERVICE = "load-swarm"
@@ -138,11 +138,12 @@ class Size:
     services: int = 5_000
     starts: int = 3
     changes: int = 20
+    events: int = 20_000
 
 
 QUICK = Size(
     agents=3, rest=0.2, streams=20, seconds=1, rates={20: 1}, rules=100, decisions=200,
-    services=10, starts=1, changes=2,
+    services=10, starts=1, changes=2, events=100,
 )  # fmt: skip
 """As much as shows that it works."""
 
@@ -275,12 +276,32 @@ def _large(place: Place, size: Size) -> Iterator[Reading]:
     )
 
 
+def _audit(place: Place, size: Size) -> Iterator[Reading]:
+    pki, spool = place.directory / "pki", place.directory / "spool"
+    found = audit.measure(pki, place.deployment.controller, spool, size.events)
+    yield Reading(
+        name="audit: an event recorded",
+        unit="us",
+        values=[value * 1e6 for value in found.recorded],
+        goal=20,
+    )
+    for name, rate in (("memory", found.per_second), ("a spool", found.spooled_per_second)):
+        yield Reading(
+            name=f"audit: events stored, from {name}",
+            unit="/s",
+            values=[rate],
+            goal=1000,
+            at_least=True,
+        )
+
+
 TRIALS = (
     Trial(name="idle agents", hold=_idle_agents, fresh=True),
     Trial(name="opens a second", hold=_opens),
     Trial(name="streams at once", hold=_streams),
     Trial(name="policy decisions", hold=_policy),
     Trial(name="large controller", hold=_large),
+    Trial(name="audit", hold=_audit),
 )
 
 
