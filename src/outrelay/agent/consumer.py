@@ -6,12 +6,13 @@ Source: protocol.md section 5.
 from __future__ import annotations
 
 import socket
-from asyncio import Future
 from contextlib import suppress
 
 from outrelay.agent import hints
 from outrelay.agent.options import Consume, Limits
-from outrelay.agent.session.session import Ready, Session
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.session.carried import Carried
+from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.sockets import abort
 from outrelay.agent.stream import AgentStream, Side
@@ -44,6 +45,7 @@ class Consumer:
         uplink: Gives the session.
         streams: All streams of the agent.
         watch: Notices applications that abort.
+        lasting: Lets streams outlive their connection.
         limits: How long what may take.
         metrics: Counts streams.
     """
@@ -54,6 +56,7 @@ class Consumer:
         uplink: Uplink,
         streams: Streams,
         watch: AbortWatch,
+        lasting: Lasting,
         limits: Limits,
         metrics: StreamMetrics,
     ) -> None:
@@ -61,6 +64,7 @@ class Consumer:
         self._uplink = uplink
         self._streams = streams
         self._watch = watch
+        self._lasting = lasting
         self._limits = limits
         self._metrics = metrics
         self._throttle = Throttle()
@@ -114,23 +118,23 @@ class Consumer:
         for _ in range(TRIES):
             with self._watch.guard(sock):
                 session = await self._uplink.session()
-            with self._streams.new_id() as stream_id, session.stream(stream_id) as ready:
+            with self._streams.new_id() as stream_id, session.stream(stream_id) as carried:
                 try:
                     with self._watch.guard(sock):
-                        stream = await self._open(session, stream_id, consume, ready)
+                        stream = await self._open(session, carried, stream_id, consume)
                 except Closed as closed:
-                    await session.until_over()
+                    await session.until_leaving()
                     failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
                 except StreamRejected as rejected:
                     if rejected.code != RejectCode.ID_IN_USE:
                         raise
                     failure = rejected
                 else:
-                    return await stream.carry(sock, self._watch)
+                    return await stream.carry(sock, self._watch, self._lasting)
         raise failure
 
     async def _open(
-        self, session: Session, stream_id: int, consume: Consume, ready: Future[Ready]
+        self, session: Session, carried: Carried, stream_id: int, consume: Consume
     ) -> AgentStream:
         """A stream that is spliced.
 
@@ -140,6 +144,8 @@ class Consumer:
         """
         carrier = await session.open_stream()
         stream = AgentStream(
+            session,
+            carried,
             carrier,
             Side.CONSUMER,
             stream_id=stream_id,
@@ -156,7 +162,7 @@ class Consumer:
                 )
                 await carrier.write(encode(FrameType.OPEN_STREAM, message))
             limit = self._limits.ready + slack
-            await stream.until_ready(ready, limit, is_plain=session.is_plain)
+            await stream.until_ready(limit, is_plain=session.is_plain)
         except BaseException:
             stream.abandon(ErrorCode.CANCELLED)
             raise

@@ -83,6 +83,8 @@ class Limits:
         provider_ready: A provider, for STREAM_READY after its STREAM_ACCEPT.
         backend: For the backend to take the connection.
         session: An application's connection, while no relay is connected.
+        resume: For a stream to go on, after its connection was lost.
+        dead: For a sign of life of the relay, while streams live.
     """
 
     hello: float = 5.0
@@ -92,6 +94,8 @@ class Limits:
     provider_ready: float = 5.0
     backend: float = 5.0
     session: float = 5.0
+    resume: float = 120.0
+    dead: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ class AgentOptions:
         server_name: DNS name a relay's certificate must hold; empty: any.
         drain: Seconds running streams have to finish when the agent is told to stop.
         max_streams: Streams at a time, both roles together.
+        ring_max: Bytes one stream may hold until its peer has acknowledged them.
+        ring_total: The same for all streams together.
         limits: How long it waits for what.
     """
 
@@ -122,6 +128,8 @@ class AgentOptions:
     server_name: str = "localhost"
     drain: float = 10.0
     max_streams: int = 10_000
+    ring_max: int = 16 << 20
+    ring_total: int = 256 << 20
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -75,6 +75,17 @@ def prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+async def readable(sock: socket.socket) -> None:
+    """Return when a read from ``sock`` would not block."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock.fileno(), ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
 def abort(sock: socket.socket) -> None:
     """Close ``sock`` with an RST: what the peer has read is not all there was. Idempotent."""
     with suppress(OSError):

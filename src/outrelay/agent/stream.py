@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import CancelledError, Future
+from asyncio import CancelledError
 from dataclasses import dataclass
 from enum import StrEnum
 
-from outrelay.agent.bridge import Bridge
-from outrelay.agent.session.session import Ready
+from outrelay.agent.bridge import Bridge, Counts
+from outrelay.agent.resume.bridge import LastingBridge
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.resume.leg import Claim, Leg, Legs
+from outrelay.agent.session.carried import Carried, Ready
+from outrelay.agent.session.session import Session
 from outrelay.agent.sockets import abort, fault
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
+    ProtocolError,
     RejectCode,
     RemoteProtocolError,
     Reset,
+    ResumeError,
     StreamRejected,
     TransportError,
 )
@@ -91,6 +97,8 @@ class AgentStream:
     """A stream and the frames before it.
 
     Args:
+        session: What it begins in.
+        carried: Its place in that.
         carrier: What carries it; nobody else uses it.
         side: Whether the application is at our end, or the backend.
         stream_id: The consumer's number.
@@ -102,6 +110,8 @@ class AgentStream:
 
     def __init__(
         self,
+        session: Session,
+        carried: Carried,
         carrier: Stream,
         side: Side,
         *,
@@ -111,6 +121,8 @@ class AgentStream:
         peer: str = "",
         metrics: StreamMetrics,
     ) -> None:
+        self.session = session
+        self.carried = carried
         self.carrier = carrier
         self.side = side
         self.stream_id = stream_id
@@ -120,6 +132,7 @@ class AgentStream:
         self.state = StreamState.INIT
         self._metrics = metrics
         self._held = bytearray()
+        self._ready: orp.StreamReady | None = None
 
     @property
     def name(self) -> str:
@@ -130,13 +143,10 @@ class AgentStream:
         """Note what happened to the stream."""
         self.state = next_state(self.state, event)
 
-    async def until_ready(
-        self, ready: Future[Ready], limit: float, *, is_plain: bool, held: bytes = b""
-    ) -> None:
+    async def until_ready(self, limit: float, *, is_plain: bool, held: bytes = b"") -> None:
         """Hold what arrives until the relay has spliced the stream.
 
         Args:
-            ready: STREAM_READY, or the end of the connection.
             limit: Seconds to wait for it.
             is_plain: The relay may never send it: go on as if it had come.
             held: What arrived behind the last frame.
@@ -148,7 +158,7 @@ class AgentStream:
         self._held += held
         try:
             async with beside(self._hold(), name="agent: hold"):
-                answer = await _within(ready, limit)
+                answer = await _within(self.carried, limit)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         if isinstance(answer, Closed | StreamRejected):
@@ -157,59 +167,76 @@ class AgentStream:
             reason = f"the relay did not announce the stream within {limit:g} s"
             raise StreamRejected(RejectCode.TIMEOUT, reason)
         if answer is not None:
+            self._ready = answer
             self.peer = answer.peer_agent_uri or self.peer
         if self.state is StreamState.OPENING:
             self.advance(StreamInput.ACCEPT)
         self.advance(StreamInput.SPLICE)
 
-    async def carry(self, sock: socket.socket, watch: AbortWatch) -> None:
+    async def carry(self, sock: socket.socket, watch: AbortWatch, lasting: Lasting) -> None:
         """Join the stream with ``sock`` until both directions have ended; ``sock`` is closed.
 
         Args:
             sock: The local end's connection.
             watch: Notices when the local end aborts.
+            lasting: Lets it outlive its connection, where that is possible.
         """
-        is_consumer = self.side is Side.CONSUMER
         metrics = self._metrics
-        sent, received = metrics.bytes_up.inc, metrics.bytes_down.inc
-        bridge = Bridge(
-            sock,
-            self.carrier,
-            watch,
-            on_fin=lambda: self.advance(StreamInput.FIN),
-            on_sent=sent if is_consumer else received,
-            on_received=received if is_consumer else sent,
-        )
+        bridge = self._bridge(sock, watch, lasting)
         line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
         if self.method:
             line = line.bind(method=self.method)
         line.info("stream opened", side=self.side.name.lower())
         metrics.opened.inc()
-        held, self._held = bytes(self._held), bytearray()
         ending = FINISHED
         try:
             with metrics.open.track_inprogress():
-                await bridge.run(held)
+                await bridge.run()
             sock.close()
-        except (TransportError, OSError, CancelledError) as error:
+        except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
             ending = _ending(error, self.side)
-            self.abandon(ending.code, finished=bridge.finished)
+            self.advance(StreamInput.RESET)
+            bridge.abandon(ending.code)
             abort(sock)
             if isinstance(error, CancelledError):
                 raise
         finally:
             metrics.ended.labels(ending.label).inc()
             up, down = bridge.sent, bridge.received
-            if not is_consumer:
+            if self.side is Side.PROVIDER:
                 up, down = down, up
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
 
-    def abandon(self, code: ErrorCode, *, finished: bool = False) -> None:
-        """End what has not ended: both directions, or only the peer's when ours has FIN."""
+    def abandon(self, code: ErrorCode) -> None:
+        """End both directions of a stream that is not carried yet."""
         self.advance(StreamInput.RESET)
-        if not finished:
-            self.carrier.reset(code)
+        self.carrier.reset(code)
         self.carrier.stop(code)
+
+    def _bridge(
+        self, sock: socket.socket, watch: AbortWatch, lasting: Lasting
+    ) -> Bridge | LastingBridge:
+        """What joins the stream with ``sock``."""
+        is_consumer = self.side is Side.CONSUMER
+        sent, received = self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
+        counts = Counts(
+            fin=lambda: self.advance(StreamInput.FIN),
+            sent=sent if is_consumer else received,
+            received=received if is_consumer else sent,
+        )
+        held, self._held = bytes(self._held), bytearray()
+        claim = Claim(
+            stream_id=self.stream_id,
+            peer=self.peer,
+            service=self.service,
+            is_consumer=is_consumer,
+        )
+        if not lasting.lasts(claim, self.session, self._ready):
+            return Bridge(sock, self.carrier, watch, held, counts)
+        leg = Leg(self.carrier, self.session, self.carried, held)
+        return LastingBridge(
+            sock, leg, watch, Legs(lasting.uplink, claim), lasting.rings, lasting.limit, counts
+        )
 
     async def _hold(self) -> None:
         """Take what arrives until it is enough; a consumer's stream that ends was refused."""
@@ -254,10 +281,10 @@ def parse_reject(data: bytes) -> StreamRejected:
     return StreamRejected(reject.code, reject.reason[:LONGEST_REASON])
 
 
-async def _within(ready: Future[Ready], limit: float) -> Ready | None:
+async def _within(carried: Carried, limit: float) -> Ready | None:
     try:
         async with asyncio.timeout(limit):
-            return await ready
+            return await carried.ready
     except TimeoutError:
         return None
 
@@ -269,6 +296,8 @@ def _ending(error: BaseException, side: Side) -> Ending:
             return Ending(error.code or ErrorCode.CANCELLED, reason)
         case Closed():
             return Ending(ErrorCode.LEG_LOST, f"relay: {error}")
+        case ResumeError() | RemoteProtocolError():
+            return Ending(error.code, str(error))
         case OSError():
             return Ending(ErrorCode.CANCELLED, f"{side}: {fault(error)}")
         case _:

@@ -199,11 +199,17 @@ class StreamRejected(OutRelayError):
 
 
 class ResumeError(OutRelayError):
-    """A stream that lost its connection cannot go on: bytes it lacks are gone."""
+    """A stream that lost its connection cannot go on.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    Args:
+        reason: Why, for people.
+        code: The code to end the stream with.
+    """
+
+    def __init__(self, reason: str, code: ErrorCode = ErrorCode.NOT_RESUMABLE) -> None:
+        super().__init__(reason, code)
         self.reason = reason
+        self.code = code
 
     def __str__(self) -> str:
         return self.reason

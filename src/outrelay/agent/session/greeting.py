@@ -18,8 +18,10 @@ from outrelay.lib.transport.frames import FrameReader, FrameWriter
 from outrelay.lib.values import address_text
 
 DEREGISTER = "deregister/1"
+GOAWAY = "goaway/1"
+RESUME = "resume/2"
 
-CAPABILITIES = (DEREGISTER,)
+CAPABILITIES = (DEREGISTER, GOAWAY, RESUME)
 """What we offer in HELLO."""
 
 PROTOCOL_VERSION = "orp/1"

@@ -125,6 +125,7 @@ class Uplink:
         self._lost_plain: LostPlain | None = None
         self._forgotten = asyncio.Event()
         self._offers = options.expose
+        self._leaving: tuple[Link, Session] | None = None
 
     async def run(self) -> Never:
         """Keep a session up, for ever; cancelled, it closes the connection.
@@ -147,11 +148,15 @@ class Uplink:
         limit = self._options.limits.session
         try:
             async with asyncio.timeout(limit):
-                while self._session is None:
-                    await self._up.wait()
+                return await self.next_session()
         except TimeoutError:
             reason = f"no relay is connected, waited {limit:g} s"
             raise StreamRejected(RejectCode.UNREACHABLE, reason) from None
+
+    async def next_session(self) -> Session:
+        """The session that is up, however long that takes."""
+        while self._session is None:
+            await self._up.wait()
         return self._session
 
     async def deregister(self) -> None:
@@ -190,7 +195,8 @@ class Uplink:
 
     def _tiers(self) -> list[list[Attempt[Link]]]:
         """All relays at once, but the one to avoid later."""
-        relays = self._options.relays
+        alternates = self._leaving[1].alternates if self._leaving else ()
+        relays = tuple(dict.fromkeys((*self._options.relays, *alternates)))
         tiers = (
             [each for each in relays if each != self._avoided],
             [each for each in relays if each == self._avoided],
@@ -227,9 +233,10 @@ class Uplink:
         log.info("connected", relay=link.connection.peer, address=where)
         self._session = session
         self._up.set()
+        self._leave_behind()
         try:
             async with asyncio.timeout_at(self._renewal(link, session)):
-                closed = await session.until_over()
+                closed = await session.until_leaving()
         except TimeoutError:
             log.info("connecting again, a plain relay may have dropped our registration")
             link.close()
@@ -238,6 +245,16 @@ class Uplink:
             self._backoff.reset()
         if closed:
             self._lost(link, session, closed)
+        elif self._session is session:  # until another one is up
+            self._leaving = (link, session)
+            self._avoided = link.endpoint
+
+    def _leave_behind(self) -> None:
+        """Another session is up: move what can move from the one that leaves."""
+        leaving, self._leaving = self._leaving, None
+        if leaving:
+            leaving[1].retire()
+            leaving[1].move()
 
     def _lost(self, link: Link, session: Session, closed: Closed) -> None:
         """Judge a connection that was closed or lost."""

@@ -1,0 +1,87 @@
+"""A stream's place in a session: what the control stream says about the stream goes through it.
+
+Words: a stream's *holder* is told of checkpoints and of a session that is about to end, once
+there is one; what comes before waits.
+
+Source: protocol.md sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from outrelay.lib.errors import Closed, StreamRejected
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+
+Ready = orp.StreamReady | StreamRejected | Closed
+"""What whoever waits for STREAM_READY gets."""
+
+
+class Holder(Protocol):
+    """Whoever lets a stream outlive its connection. Neither call may wait or raise."""
+
+    def checkpoint(self, told: orp.StreamCheckpoint) -> None:
+        """The peer's checkpoint."""
+
+    def move(self) -> None:
+        """The connection is about to end, and another one is up."""
+
+
+class Carried:
+    """One stream in one session; made by ``Session.stream``.
+
+    Args:
+        forget: Called once, when the session carries the stream no longer.
+    """
+
+    def __init__(self, forget: Callable[[Carried], None]) -> None:
+        self.ready: Future[Ready] = asyncio.get_running_loop().create_future()
+        """What STREAM_READY says, or how the connection ended before."""
+        self._forget: Callable[[Carried], None] | None = forget
+        self._holder: Holder | None = None
+        self._missed: orp.StreamCheckpoint | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """The session carries the stream no longer. Idempotent."""
+        forget, self._forget, self._holder = self._forget, None, None
+        if forget:
+            forget(self)
+
+    def attach(self, holder: Holder) -> None:
+        """Tell ``holder`` from now on, and of the last checkpoint it has missed."""
+        self._holder = holder
+        missed, self._missed = self._missed, None
+        if missed:
+            holder.checkpoint(missed)
+
+    def announce(self, answer: Ready) -> None:
+        """Tell whoever waits for STREAM_READY."""
+        if not self.ready.done():
+            self.ready.set_result(answer)
+
+    def checkpoint(self, told: orp.StreamCheckpoint) -> None:
+        """The peer's checkpoint has come."""
+        if self._holder:
+            self._holder.checkpoint(told)
+        else:
+            self._missed = told
+
+    def move(self) -> None:
+        """The connection is about to end, and another one is up."""
+        if self._holder:
+            self._holder.move()
