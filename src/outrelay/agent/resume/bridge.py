@@ -86,6 +86,7 @@ class LastingBridge:
         self._unsent = asyncio.Event()  # the sender has something to do
         self._room = asyncio.Event()  # the reader may have room
         self._timer: TimerHandle | None = None
+        self._timer_at = 0.0
         self._unread: Reset | None = None  # how the peer refused our direction
         self._undelivered: OSError | None = None  # how the application refused the peer's
         self._failure: OutRelayError | OSError | None = None
@@ -404,10 +405,11 @@ class LastingBridge:
     def _arm(self) -> None:
         """Send the next checkpoint when it is due."""
         due = self._state.due_at()
-        if due is None or (self._timer and self._timer.when() <= due):
+        if due is None or (self._timer and self._timer_at <= due):
             return
         if self._timer:
             self._timer.cancel()
+        self._timer_at = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
