@@ -29,6 +29,7 @@ from outrelay.relay.directory import Directory
 from outrelay.relay.edge.accept import Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.resume import Resumer
 from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.limits import Limits
@@ -80,6 +81,7 @@ class Rooms:
     judge: Judge
     pairs: Pairs
     quotas: Quotas
+    resumer: Resumer
     edge: Edge
     published: list[str] = field(default_factory=list)
     """URIs of agents whose offers changed."""
@@ -141,12 +143,22 @@ async def relay_rooms(
     if rules is not None:
         judge.replace(PolicySet(rules))
     pairs = Pairs(quotas.streams)
+    resumer = Resumer(
+        roster=roster,
+        judge=judge,
+        pairs=pairs,
+        quotas=quotas,
+        trail=trail,
+        metrics=metrics.streams,
+        limits=limits,
+    )
     edge = Edge(
         roster=roster,
         directory=directory,
         control=ControlLoop(
             directory=directory,
             judge=judge,
+            pairs=pairs,
             services=quotas.services,
             trail=trail,
             metrics=metrics.registrations,
@@ -162,6 +174,7 @@ async def relay_rooms(
                 metrics=metrics.providers,
                 limits=limits,
             ),
+            resumer=resumer,
             judge=judge,
             pairs=pairs,
             quotas=quotas,
@@ -185,6 +198,7 @@ async def relay_rooms(
         judge=judge,
         pairs=pairs,
         quotas=quotas,
+        resumer=resumer,
         edge=edge,
     )
     directory.subscribe(rooms.published.append)

@@ -35,6 +35,7 @@ from outrelay.relay.edge.accept import DRAINING, Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.refusals import Refusals
+from outrelay.relay.edge.resume import Resumer
 from outrelay.relay.edge.seek import Seeker
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.fleet import FleetWatch
@@ -192,6 +193,15 @@ class Relay:
             roster=roster,
             fleet=FleetWatch(relay_id, self._pairs, self._revoker),
         )
+        resumer = Resumer(
+            roster=roster,
+            judge=self._judge,
+            pairs=self._pairs,
+            quotas=quotas,
+            trail=trail,
+            metrics=metrics.streams,
+            limits=limits,
+        )
         opener = Opener(
             seeker=Seeker(
                 relay_id=relay_id,
@@ -202,6 +212,7 @@ class Relay:
                 metrics=metrics.providers,
                 limits=limits,
             ),
+            resumer=resumer,
             judge=self._judge,
             pairs=self._pairs,
             quotas=quotas,
@@ -215,6 +226,7 @@ class Relay:
             control=ControlLoop(
                 directory=directory,
                 judge=self._judge,
+                pairs=self._pairs,
                 services=quotas.services,
                 trail=trail,
                 metrics=metrics.registrations,

@@ -34,6 +34,8 @@ class Limits:
         registrations_burst: Changes to what one agent offers, at once.
         streams: That consumers have, also those being opened.
         opening: Streams of which nobody has accepted yet; each may hold 1 MiB that nobody reads.
+        resume_window: From a half of a stream to its other half.
+        halves: That wait for that; each may hold a frame's length of bytes.
         opens_per_second: Streams opened in the long run; twice as many at once.
         stalled_streams: Directions of streams that nobody reads, of all agents; each holds
             up to 2 MiB.
@@ -52,5 +54,7 @@ class Limits:
     registrations_burst: int = 2000
     streams: Bounds = Bounds(agent=10_000, tenant=100_000)
     opening: Bounds = Bounds(agent=1024, tenant=8192)
+    resume_window: float = 30.0
+    halves: Bounds = Bounds(agent=10_000, tenant=100_000)
     opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
     stalled_streams: int = 512

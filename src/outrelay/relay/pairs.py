@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from outrelay.lib.errors import RejectCode, StreamRejected
 from outrelay.relay.call import Call
@@ -30,6 +30,7 @@ class Pair:
         splice: Set once the provider has accepted.
         opened_ms: When that was, milliseconds since the epoch.
         revoked: Why it must end, once it must.
+        over: Set once it is carried no longer.
     """
 
     call: Call
@@ -38,6 +39,7 @@ class Pair:
     splice: Splice | None = None
     opened_ms: int = 0
     revoked: str = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Pairs:
@@ -59,6 +61,10 @@ class Pairs:
     def __iter__(self) -> Iterator[Pair]:
         return iter(list(self._pairs.values()))
 
+    def find(self, tenant: str, stream_id: int) -> Pair | None:
+        """The pair of that id, if a tenant has one here."""
+        return self._pairs.get((tenant, stream_id))
+
     def check(self, call: Call) -> None:
         """Raise StreamRejected (429, 409) when there is no place for ``call``."""
         self._quota.check(call.caller, call.tenant)
@@ -78,6 +84,7 @@ class Pairs:
             yield
         finally:
             del self._pairs[key]
+            pair.over.set()
             pair.provider.serving -= 1
             self._quota.give(pair.call.caller, pair.call.tenant)
             if not self._pairs:

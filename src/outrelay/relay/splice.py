@@ -113,10 +113,13 @@ class Splice:
         self.up = Direction(consumer, provider, on_up)
         self.down = Direction(provider, consumer, on_down)
 
-    async def run(self) -> Ending:
+    async def run(self, owner: str = CONSUMER) -> Ending:
         """Pass bytes until both directions have ended; how the first ended that was cut short.
 
         Cancelled, it ends both legs with LEG_LOST: the connection that owns it is gone.
+
+        Args:
+            owner: Whose connection that is, ``CONSUMER`` or ``PROVIDER``.
         """
         try:
             async with TaskGroup() as group:
@@ -125,7 +128,7 @@ class Splice:
                 spawn(group, self._pump(self.up), name="relay: splice up")
                 await self._pump(self.down)
         except CancelledError:
-            self.abandon(ErrorCode.LEG_LOST, "the consumer's connection is gone")
+            self.abandon(ErrorCode.LEG_LOST, f"the {owner}'s connection is gone")
             raise
         return self._ending
 

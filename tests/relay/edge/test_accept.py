@@ -43,7 +43,7 @@ async def test_hello_is_answered_with_what_this_relay_accepts() -> None:
         before = time.time() * 1000
         ack = await peer.hello("goaway/1", "deregister/1", "resume/2", "unheard-of/9")
 
-        assert list(ack.accepted_features) == ["deregister/1"]
+        assert list(ack.accepted_features) == ["deregister/1", "goaway/1", "resume/2"]
         assert before - 1 <= ack.server_time_unix_ms <= time.time() * 1000 + 1
         other = await (await relay.peer(AGENT_B)).hello()
         assert list(other.accepted_features) == []

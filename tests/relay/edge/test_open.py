@@ -414,7 +414,7 @@ MALFORMED = {
     ),
     "no id": encode(FrameType.OPEN_STREAM, orp.OpenStream(target_service="echo")),
     "out of order": encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()),
-    "not of this relay": encode(FrameType.STREAM_RESUME, orp.StreamResume(stream_id=7)),
+    "not of this relay": encode(FrameType.MIGRATE_TO_RELAY, orp.MigrateToRelay(stream_id=7)),
 }
 
 

@@ -118,7 +118,7 @@ class Seeker:
         willing = (
             (provider, verdict)
             for provider, verdict in self._judged(call, caller_side)
-            if provider not in tried and _objection(verdict) is None
+            if provider not in tried and objection(verdict) is None
         )
         found = next(willing, None)
         if found is None:
@@ -148,8 +148,8 @@ class Seeker:
     async def _nobody(self, call: Call, caller_side: Verdict) -> StreamRejected:
         """Why there is nobody to ask."""
         for _, verdict in self._judged(call, caller_side):
-            if objection := _objection(self._judge.count(verdict)):
-                return objection
+            if refusal := objection(self._judge.count(verdict)):
+                return refusal
         if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
             return StreamRejected(
                 RejectCode.UNREACHABLE,
@@ -234,7 +234,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _objection(verdict: Verdict) -> StreamRejected | None:
+def objection(verdict: Verdict) -> StreamRejected | None:
     """Why policy has the call refused; also where it asks for a path that there is not."""
     if not verdict.allow:
         return StreamRejected(RejectCode.DENIED, verdict.reason)

@@ -26,11 +26,13 @@ from outrelay.relay.edge.outbox import Outbox
 from outrelay.relay.limits import Limits
 
 DEREGISTER = "deregister/1"
+GOAWAY = "goaway/1"
+RESUME = "resume/2"
 
-OUR_FEATURES = frozenset({"goaway/1", "fwd-token/1", "resume/2", DEREGISTER})
+OUR_FEATURES = frozenset({GOAWAY, "fwd-token/1", RESUME, DEREGISTER})
 """Features an agent of ours may offer; who offers none of them is *plain*."""
 
-ACCEPTED_FEATURES = frozenset({DEREGISTER})
+ACCEPTED_FEATURES = frozenset({DEREGISTER, GOAWAY, RESUME})
 """Those of them that this relay has."""
 
 MOST_CAPABILITIES = 32

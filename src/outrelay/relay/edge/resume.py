@@ -1,0 +1,275 @@
+"""Going on with a stream that lost a connection: two halves become one stream again.
+
+    agent                relay                         agent
+    STREAM_RESUME ---->  the half waits
+                         the other half  <----------- STREAM_RESUME
+                         policy, both sides
+    <---- STREAM_RESUME  each gets the other's ------> STREAM_RESUME
+    <========= raw bytes, both ways =========>
+
+Invariants: a stream goes on only as policy has it now, and that is recorded. Whoever owns a leg
+of a live stream may leave it for a half; nobody else is let near the stream. A half waits for
+``resume_window`` at most, and what it sends meanwhile is bounded.
+
+Source: protocol.md section 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from outrelay.lib.errors import (
+    ErrorCode,
+    RejectCode,
+    RemoteProtocolError,
+    Reset,
+    StreamRejected,
+    TransportError,
+)
+from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.observe.throttle import Throttle
+from outrelay.lib.orp.frame import FrameType, encode
+from outrelay.lib.policy import Verdict
+from outrelay.lib.tasks import beside
+from outrelay.relay.audit.trail import Trail
+from outrelay.relay.call import Call
+from outrelay.relay.edge.carry import Carriage
+from outrelay.relay.edge.claim import Claim
+from outrelay.relay.edge.halves import Halves, Meeting, Party
+from outrelay.relay.edge.seek import objection
+from outrelay.relay.edge.session import Roster, Session
+from outrelay.relay.limits import Limits
+from outrelay.relay.matching import Half
+from outrelay.relay.pairs import Pair, Pairs
+from outrelay.relay.policy.judge import Judge
+from outrelay.relay.quotas import Quotas
+from outrelay.relay.splice import CONSUMER, PROVIDER, Leg
+
+log = get_logger(__name__)
+
+
+class Resumer:
+    """Serves the data streams that begin with STREAM_RESUME.
+
+    Args:
+        roster: Knows what agents offer.
+        judge: What policy says.
+        pairs: The streams carried.
+        quotas: How many halves may wait.
+        trail: Where everything is recorded.
+        metrics: Counts streams and their bytes.
+        limits: Of this relay.
+    """
+
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        judge: Judge,
+        pairs: Pairs,
+        quotas: Quotas,
+        trail: Trail,
+        metrics: StreamMetrics,
+        limits: Limits,
+    ) -> None:
+        self._roster = roster
+        self._judge = judge
+        self._pairs = pairs
+        self._quota = quotas.halves
+        self._trail = trail
+        self._metrics = metrics
+        self._carriage = Carriage(trail, metrics)
+        self._limits = limits
+        self._halves = Halves(self._service_between)
+        self._draining = False
+        self._throttle = Throttle()
+
+    def drain(self) -> None:
+        """Have all halves offered to another relay."""
+        self._draining = True
+        self._halves.end(ErrorCode.DRAIN)
+
+    async def serve(self, session: Session, leg: Leg, claim: Claim) -> None:
+        """Serve a half, from its first frame to its end.
+
+        Args:
+            session: Who offers it.
+            leg: Its data stream, the first frame taken.
+            claim: That.
+
+        Raises:
+            StreamRejected: It is refused; its agent has to be told.
+            RemoteProtocolError: Its agent does not wait for the other half.
+            Closed: Its connection is gone.
+        """
+        party = Party(claim=claim, session=session, leg=leg)
+        refusal = await self._serve(party)
+        if isinstance(refusal, StreamRejected):
+            raise refusal
+        if refusal is not None:
+            self._end(party, refusal)
+
+    async def _serve(self, party: Party) -> StreamRejected | ErrorCode | None:
+        """Why it was not joined with another; None: it was."""
+        if self._draining:
+            return ErrorCode.DRAIN
+        self._leave_live(party.half)
+        if self._halves.join(party):
+            return await party.decided
+        with self._halves.wait(party) as waiting:
+            try:
+                with self._quota.place(party.session.uri, party.session.tenant):
+                    met = await self._met(party.leg, waiting.met)
+            except TimeoutError:
+                return ErrorCode.EXPIRED
+            except Reset:
+                return ErrorCode.CANCELLED  # its agent has given it up
+            if isinstance(met, ErrorCode):
+                return met
+            return await self._resume(party, met)
+
+    async def _met(self, leg: Leg, met: asyncio.Future[Meeting | ErrorCode]) -> Meeting | ErrorCode:
+        async with asyncio.timeout(self._limits.resume_window):
+            async with _heard(leg, self._limits.frame_bytes):
+                return await met
+
+    # ---- live streams --------------------------------------------------------------------
+
+    def _leave_live(self, half: Half) -> Pair | None:
+        """End the live stream that ``half`` is of: its agent has left its leg.
+
+        Returns:
+            The stream, which ends now.
+
+        Raises:
+            StreamRejected: It is others' stream, or not yet one.
+        """
+        pair = self._pairs.find(*half.key)
+        if pair is None:
+            return None
+        if pair.splice is None or half.agent not in (pair.consumer.uri, pair.provider.uri):
+            raise StreamRejected(RejectCode.ID_IN_USE, "stream id already in use")
+        side = CONSUMER if half.agent == pair.consumer.uri else PROVIDER
+        pair.splice.abandon(ErrorCode.LEG_LOST, f"the {side} resumes it")
+        return pair
+
+    # ---- two halves ----------------------------------------------------------------------
+
+    async def _resume(self, party: Party, meeting: Meeting) -> StreamRejected | None:
+        """Join the two, and carry the stream to its end; or why not."""
+        joined, match = meeting.joined, meeting.match
+        is_consumer = match.consumer is party.half
+        consumer, provider = (party, joined) if is_consumer else (joined, party)
+        call = Call(
+            tenant=party.session.tenant,
+            caller=consumer.session.uri,
+            service=match.service,
+            stream_id=party.half.stream_id,
+        )
+        try:
+            while pair := self._leave_live(party.half):
+                await pair.over.wait()
+            verdict = self._decide(call, provider.session.uri)
+        except StreamRejected as refusal:
+            joined.decide(refusal)
+            return refusal
+        consumer.leg.side, provider.leg.side = CONSUMER, PROVIDER
+        pair = Pair(call=call, consumer=consumer.session, provider=provider.session)
+        with self._pairs.holding(pair):
+            splice = self._carriage.join(pair, consumer.leg, provider.leg)
+            joined.decide(None)
+            self._resumed(pair, verdict)
+            await _echo(consumer, provider)
+            await self._carriage.run(pair, splice, party.leg.side)
+        return None
+
+    def _decide(self, call: Call, provider: str) -> Verdict:
+        """What policy says now, where there is a place for the stream.
+
+        Raises:
+            StreamRejected: There is none, or it says no.
+        """
+        self._pairs.check(call)
+        if not self._trail.has_room(call.tenant):
+            raise StreamRejected(RejectCode.LIMIT, "the relay has no room to audit it")
+        verdict = self._judge.judge_registration(call.tenant, provider, call.service)
+        if verdict.allow:
+            verdict = self._judge.judge_live(call, provider)
+        if refusal := objection(self._judge.count(verdict)):
+            raise refusal
+        return verdict
+
+    def _service_between(self, consumer: Half, provider: Half) -> str:
+        """See ``MayCall``."""
+        for session in self._roster.of(provider.agent):
+            for service in session.services:
+                call = Call(tenant=consumer.tenant, caller=consumer.agent, service=service)
+                if self._judge.judge_live(call, provider.agent).allow:
+                    return service
+        return ""
+
+    # ---- what is told --------------------------------------------------------------------
+
+    def _resumed(self, pair: Pair, verdict: Verdict) -> None:
+        call, provider = pair.call, pair.provider.uri
+        self._trail.resumed(call, provider, verdict.reason)
+        self._metrics.resumed.inc()
+        log.info(
+            "stream resumed",
+            stream_id=call.stream_name,
+            consumer=call.caller,
+            provider=provider,
+            service=call.service,
+        )
+
+    def _end(self, party: Party, code: ErrorCode) -> None:
+        """End a half that was not joined with another."""
+        party.leg.abandon(code)
+        self._metrics.ended.labels(code.name.lower()).inc()
+        if code is ErrorCode.EXPIRED:
+            reason = f"the other half did not come within {self._limits.resume_window:g} s"
+            self._trail.rejected(party.claim.call, reason)
+        self._throttle.write(
+            log.info,
+            "half of a stream dropped",
+            cause=(party.session.uri, code),
+            stream_id=party.claim.call.stream_name,
+            agent=party.session.uri,
+            service=party.half.service,
+            code=code.name,
+        )
+
+
+@asynccontextmanager
+async def _heard(leg: Leg, most: int) -> AsyncIterator[None]:
+    """Keep what comes during the body, and end that when its agent gives up.
+
+    Raises:
+        Reset: It does.
+        RemoteProtocolError: It does not wait.
+        Closed: Its connection is gone.
+    """
+    try:
+        async with beside(_keep(leg, most), name="relay: half"):
+            yield
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _keep(leg: Leg, most: int) -> None:
+    while len(leg.early) <= most:
+        if not (data := await leg.stream.read()):
+            return  # its end is passed on later
+        leg.early += data
+    raise RemoteProtocolError("sends before the other half has come")
+
+
+async def _echo(consumer: Party, provider: Party) -> None:
+    """Tell each agent where the other one is; a leg that is lost shows when it is carried."""
+    for party, other in ((consumer, provider), (provider, consumer)):
+        frame = encode(FrameType.STREAM_RESUME, other.claim.echo(party.session))
+        with suppress(TransportError):
+            await party.leg.stream.write(frame)
