@@ -24,6 +24,12 @@ _SERVICE = re.compile(r"[!-.0-~]{1,255}")  # printable ASCII without space and s
 
 LONGEST_METHOD = 255
 
+RING_LEAST = 64 * 1024
+"""Bytes without which no stream gets anywhere."""
+
+DEAD_LEAST = 2.0
+"""Seconds; less takes a relay that is merely busy for a dead one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expose:
@@ -136,10 +142,17 @@ class AgentOptions:
         """Refuse what contradicts itself.
 
         Raises:
-            ConfigError: There is no relay, or a service is exposed twice.
+            ConfigError: There is no relay, a service is exposed twice, or there is no time or
+                memory for what streams need.
         """
         if not self.relays:
             raise ConfigError("--relay", "names no relay", "write it like relay.example:7443")
+        for name, value in (("--ring-max", self.ring_max), ("--ring-total", self.ring_total)):
+            if value < RING_LEAST:
+                raise ConfigError(name, f"is less than {RING_LEAST >> 10}KiB")
+        if self.limits.dead < DEAD_LEAST:
+            reason = f"is less than {DEAD_LEAST:g}s; the relay is asked once a second"
+            raise ConfigError("--dead-after", reason)
         for name in _repeated(each.service for each in self.expose):
             raise ConfigError(
                 "--expose", f"{name} is exposed twice", "an agent has one target for a service"

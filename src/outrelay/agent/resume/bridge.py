@@ -12,7 +12,7 @@ position before it is the end of its direction, too.
 Invariants: those of ``bridge``, and: between the loss of a leg and the next leg no position
 changes. Bytes are taken from the socket only when the ring has room for them.
 
-Source: protocol.md sections 1, 5 and 6; docs/decisions/0007-fin-comes-last.md.
+Source: protocol.md sections 1, 5 and 6; docs/decisions/0010-fin-comes-last.md.
 """
 
 from __future__ import annotations
