@@ -69,10 +69,10 @@ class Running:
     seen: Events
     task: Task[None]
 
-    async def agent(self, identity: Identity) -> AgentPeer:
+    async def agent(self, identity: Identity, features: tuple[str, ...] = FEATURES) -> AgentPeer:
         """An agent that has said HELLO."""
         peer = await self.dial(identity)
-        await peer.hello(*FEATURES)
+        await peer.hello(*features)
         return peer
 
     async def dial(self, identity: Identity) -> AgentPeer:
@@ -150,12 +150,12 @@ class Line:
     far: Stream
 
 
-async def spliced(made: World) -> Line:
+async def spliced(made: World, features: tuple[str, ...] = FEATURES) -> Line:
     """Agent A calls the service db of agent B."""
     await made.allow("db")
-    provider = await made.relay.agent(AGENT_B)
+    provider = await made.relay.agent(AGENT_B, features)
     await provider.register("db")
-    consumer = await made.relay.agent(AGENT_A)
+    consumer = await made.relay.agent(AGENT_A, features)
     near = await consumer.open("db", stream_id=7)
     far, _incoming = await provider.incoming()
     await accept(far)
@@ -241,17 +241,24 @@ async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Pat
         ]
 
 
-async def test_after_the_drain_streams_are_cut_off_and_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("features", "code"),
+    [((), ErrorCode.DRAIN), (("resume/2",), ErrorCode.LEG_LOST)],
+    ids=["for good", "and may go on"],
+)
+async def test_after_the_drain_streams_are_cut_off_and_recorded(
+    tmp_path: Path, features: tuple[str, ...], code: ErrorCode
+) -> None:
     async with world(tmp_path, drain=0.0) as made:
-        line = await spliced(made)
+        line = await spliced(made, features)
         made.relay.stop.set()
         await made.relay.task
 
         with pytest.raises(Reset) as caught:
             await line.near.read()
-        assert caught.value.code is ErrorCode.DRAIN
+        assert caught.value.code is code
         [close] = [event for event in await made.audit() if event.event == "close"]
-        assert close.reason == "this relay is shutting down (DRAIN)"
+        assert close.reason == f"this relay is shutting down ({code.name})"
 
 
 async def test_without_a_controller_it_serves_and_stops(

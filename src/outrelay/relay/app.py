@@ -1,7 +1,8 @@
 """The relay as a service: its rooms put together, started and wound down.
 
-When it is told to stop it turns new connections away, lets what is spliced go on for
-``--drain``, closes the rest with DRAIN, and tells the controller what it has not yet.
+When it is told to stop it turns new connections away, asks the agents to go elsewhere, lets
+what is spliced go on for ``--drain``, closes the rest with DRAIN, and tells the controller what
+it has not yet.
 
 Source: architecture.md; protocol.md section 6, Drain.
 """
@@ -193,7 +194,7 @@ class Relay:
             roster=roster,
             fleet=FleetWatch(relay_id, self._pairs, self._revoker),
         )
-        resumer = Resumer(
+        self._resumer = Resumer(
             roster=roster,
             judge=self._judge,
             pairs=self._pairs,
@@ -212,7 +213,7 @@ class Relay:
                 metrics=metrics.providers,
                 limits=limits,
             ),
-            resumer=resumer,
+            resumer=self._resumer,
             judge=self._judge,
             pairs=self._pairs,
             quotas=quotas,
@@ -292,7 +293,8 @@ class Relay:
     async def _drain(self) -> None:
         """Wait until nothing is spliced any more, for ``--drain`` at most."""
         self._draining = True
-        self._edge.drain()
+        self._edge.drain(self._options.drain)
+        self._resumer.drain()
         self._heartbeat.hurry()
         if len(self._pairs):
             log.info("draining", streams=len(self._pairs), seconds=self._options.drain)
@@ -305,7 +307,8 @@ class Relay:
     async def _close(self, listener: Listener, edge: Task[None]) -> None:
         for pair in self._pairs:
             if pair.splice is not None:
-                pair.splice.abandon(ErrorCode.DRAIN, DRAINING)
+                code = ErrorCode.LEG_LOST if pair.can_resume else ErrorCode.DRAIN
+                pair.splice.abandon(code, DRAINING)
         self._edge.close(ErrorCode.DRAIN, DRAINING)
         await listener.close()
         await asyncio.wait([edge], timeout=FAREWELL)
@@ -332,6 +335,7 @@ def _limits_of(options: RelayOptions) -> Limits:
         opens_per_second=Bounds(
             agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
         ),
+        resume_window=options.resume_window,
         services=Bounds(
             agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
         ),

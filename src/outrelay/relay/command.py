@@ -88,6 +88,12 @@ outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
     help="The same for all agents of a tenant together.",
 )
 @flag(
+    "--resume-window",
+    type=DURATION,
+    default="30s",
+    help="How long a stream that lost a connection waits for its other agent.",
+)
+@flag(
     "--drain",
     type=DURATION,
     default="10s",
@@ -130,6 +136,7 @@ def main(
     opens_per_second_per_tenant: int,
     max_services_per_agent: int,
     max_services_per_tenant: int,
+    resume_window: float,
     drain: float,
     audit_spool: Path | None,
     audit_spool_size: int,
@@ -158,6 +165,7 @@ def main(
         opens_per_second_per_tenant=opens_per_second_per_tenant,
         max_services_per_agent=max_services_per_agent,
         max_services_per_tenant=max_services_per_tenant,
+        resume_window=resume_window,
         drain=drain,
         audit_spool=audit_spool,
         audit_spool_size=audit_spool_size,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from outrelay.lib.errors import RejectCode, StreamRejected
 from outrelay.relay.call import Call
-from outrelay.relay.edge.session import Session
+from outrelay.relay.edge.session import RESUME, Session
 from outrelay.relay.quotas import Quota
 from outrelay.relay.splice import Splice
 
@@ -40,6 +40,11 @@ class Pair:
     opened_ms: int = 0
     revoked: str = ""
     over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether both agents can go on with it when a connection of theirs is lost."""
+        return RESUME in self.consumer.features & self.provider.features
 
 
 class Pairs:

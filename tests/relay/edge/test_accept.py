@@ -335,8 +335,13 @@ async def test_a_draining_relay_turns_new_connections_away_and_serves_the_others
     async with relay_rooms() as relay:
         provider = await relay.provider()
         consumer = await relay.agent(AGENT_A)
-        relay.edge.drain()
+        moving = await relay.agent(AGENT_C, *FEATURES)
+        relay.edge.drain(2.5)
 
+        goaway = await moving.expect(FrameType.GOAWAY, orp.Goaway)
+        assert goaway == orp.Goaway(reason="this relay is shutting down", drain_ms=2500)
+        await provider.expect(FrameType.GOAWAY, orp.Goaway)
+        await consumer.ping()  # a plain agent is told nothing
         assert (await close_code(await relay.peer(AGENT_A))).code is ErrorCode.DRAIN
         await consumer.open("echo", stream_id=7)
         await provider.incoming()

@@ -30,7 +30,7 @@ from outrelay.relay.clock import unix_ms
 from outrelay.relay.directory import Directory
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
-from outrelay.relay.edge.session import Roster, Session
+from outrelay.relay.edge.session import GOAWAY, Roster, Session
 from outrelay.relay.limits import Limits
 
 log = get_logger(__name__)
@@ -84,9 +84,17 @@ class Edge:
                 name = f"relay: connection of {connection.peer}"
                 isolate(group, self._serve(connection), name=name)
 
-    def drain(self) -> None:
-        """Turn new connections away from now on; the present ones go on."""
+    def drain(self, seconds: float) -> None:
+        """Turn new connections away from now on; the present ones are asked to go elsewhere.
+
+        Args:
+            seconds: How long they may go on.
+        """
         self._draining = True
+        goaway = orp.Goaway(reason=DRAINING, drain_ms=round(seconds * 1000))
+        for session in self._roster:
+            if GOAWAY in session.features:
+                session.send(FrameType.GOAWAY, goaway)
 
     def close(self, code: ErrorCode, reason: str) -> None:
         """Close all connections."""
