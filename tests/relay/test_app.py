@@ -18,6 +18,8 @@ from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Reset
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe.metrics import RelayMetrics
+from outrelay.lib.orp.frame import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
@@ -28,6 +30,7 @@ from outrelay.relay.controller import Controller
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
+from tests.relay.edge.resuming import assert_ended, claim, offer
 from tests.relay.fake_controller import fake_controller
 from tests.relay.rooms import RELAY
 from tests.support.events import Events, events
@@ -239,6 +242,20 @@ async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Pat
         assert [event.reason for event in await made.audit() if event.event == "close"] == [
             "finished"
         ]
+
+
+async def test_who_waits_for_the_other_half_of_a_stream_is_sent_elsewhere(tmp_path: Path) -> None:
+    async with world(tmp_path, drain=3600.0) as made:
+        line = await spliced(made)
+        agent = await made.relay.agent(AGENT_A)
+        half = await offer(agent, claim(stream_id=8))
+        await everybody_waits()
+        made.relay.stop.set()
+        await agent.expect(FrameType.GOAWAY, orp.Goaway)
+        await assert_ended(half, ErrorCode.DRAIN)
+        line.near.finish()
+        line.far.finish()
+        await made.relay.task
 
 
 @pytest.mark.parametrize(

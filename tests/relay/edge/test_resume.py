@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+from unittest.mock import Mock
+
 import pytest
 
 from outrelay.lib.errors import ErrorCode
+from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Decision, P2PMode, PolicySet, RelayMode, Rule
+from outrelay.relay.call import Call
 from outrelay.relay.limits import Bounds, Limits
+from outrelay.relay.pairs import Pair
+from outrelay.relay.splice import Splice
 from tests.relay.edge.resuming import (
     CONSUMERS,
     PROVIDERS,
@@ -193,6 +200,23 @@ async def test_both_may_leave_a_live_stream_at_once() -> None:
         await assert_ended(both.near, ErrorCode.LEG_LOST)
 
 
+async def test_halves_wait_until_the_stream_they_left_has_ended() -> None:
+    async with relay_rooms() as relay:
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        provider = await relay.agent(AGENT_B, *FEATURES)
+        (ours,), (theirs,) = relay.roster.of(AGENT_A.uri), relay.roster.of(AGENT_B.uri)
+        left = Mock(spec=Splice)
+        asked = Call(tenant="acme", caller=AGENT_A.uri, service="echo", stream_id=7)
+        with relay.pairs.holding(Pair(call=asked, consumer=ours, provider=theirs, splice=left)):
+            near = await offer(consumer, CONSUMERS)
+            far = await offer(provider, PROVIDERS)
+            await everybody_waits()
+            assert left.abandon.call_args_list[0].args[0] is ErrorCode.LEG_LOST
+            assert relay.events("resume") == []
+        await echo(near)
+        await echo(far)
+
+
 async def test_a_half_offered_anew_takes_the_first_ones_place() -> None:
     async with relay_rooms() as relay:
         consumer = await relay.agent(AGENT_A, *FEATURES)
@@ -260,6 +284,14 @@ async def test_tenants_never_meet() -> None:
         assert relay.metric("outrelay_in_use", what="halves") == 2
         await assert_ended(near, ErrorCode.EXPIRED)
         await assert_ended(far, ErrorCode.EXPIRED)
+
+
+async def test_a_claim_that_is_none_is_refused() -> None:
+    async with relay_rooms() as relay:
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        stream = await consumer.connection.open_stream()
+        await stream.write(struct.pack("!HHI", 1 << 13 | FrameType.STREAM_RESUME, 0, 1) + b"\x0a")
+        assert (await rejection(stream))[0] == 400
 
 
 @pytest.mark.parametrize(
