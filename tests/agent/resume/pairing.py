@@ -84,6 +84,10 @@ class PairingRelay:
     resumed: int = 0
     mute: bool = False
     """Whether PINGs get no answer."""
+    refuses: orp.StreamReject | None = None
+    """What halves are answered, instead of being paired."""
+    ends: ErrorCode | None = None
+    """The code halves are reset with, instead of being paired."""
 
     def listen(self) -> None:
         """Take connections."""
@@ -198,6 +202,14 @@ class PairingRelay:
 
     async def _pair(self, half: Half) -> None:
         stream_id = half.resume.stream_id
+        if self.refuses:
+            await half.stream.write(encode(FrameType.STREAM_REJECT, self.refuses))
+            half.stream.finish()
+            return
+        if self.ends:
+            half.stream.reset(self.ends)
+            half.stream.stop(self.ends)
+            return
         if live := self.splices.pop(stream_id, None):
             live.abandon(ErrorCode.LEG_LOST, "superseded")
         other = self.halves.pop(stream_id, None)

@@ -6,11 +6,15 @@ import asyncio
 import random
 from asyncio import TaskGroup
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
+from outrelay.agent.options import Limits
 from outrelay.lib.errors import ErrorCode
-from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, meeting
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from tests.agent.place import OPTIONS
+from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, PairingRelay, meeting
 from tests.agent.tcp import Tcp
 from tests.support.events import Events
 
@@ -97,3 +101,120 @@ async def test_bytes_are_whole_whatever_is_lost_when(seen: Events, seed: int) ->
             app.sock.close()
             backend.sock.close()
         await seen.wait("stream ended", count=8, reason="finished")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (403, "the relay refused: 403 no more"),
+        (409, "the relay refused: 409 no more"),
+        (400, "the relay refused: 400 no more"),
+    ],
+)
+async def test_a_half_that_is_refused_ends_the_stream(seen: Events, code: int, reason: str) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            meet.relay.refuses = orp.StreamReject(code=code, reason="no more")
+            await drop_legs(meet)
+            assert await app.until_reset() == b""
+            assert await backend.until_reset() == b""
+        await seen.wait("stream ended", count=2, reason=reason)
+
+
+async def test_a_half_that_the_relay_cannot_take_now_is_offered_again(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            meet.relay.refuses = orp.StreamReject(code=429, reason="too many wait")
+            await drop_legs(meet)
+            await asyncio.sleep(0.05)
+            meet.relay.refuses, meet.relay.ends = None, ErrorCode.EXPIRED
+            await asyncio.sleep(0.05)
+            meet.relay.ends = None
+            await transfer(app, backend, b"patience")
+
+
+async def test_a_stream_that_nobody_resumes_is_given_up(seen: Events) -> None:
+    options = replace(OPTIONS, limits=Limits(resume=0.3))
+    async with meeting(seen, options) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            meet.relay.ends = ErrorCode.EXPIRED
+            await drop_legs(meet)
+            assert await app.until_reset() == b""
+            assert await backend.until_reset() == b""
+        reason = "not resumed within 0.3 s: stream reset (EXPIRED)"
+        await seen.wait("stream ended", count=2, reason=reason)
+
+
+async def test_a_silent_relay_is_left(seen: Events) -> None:
+    async with meeting(seen, replace(OPTIONS, limits=Limits(dead=2.0))) as meet:
+        app, backend = await meet.stream()
+        with app, backend:
+            await app.send(b"hello")
+            assert await backend.read(5) == b"hello"
+            meet.relay.mute = True
+            await seen.wait("disconnected")
+            meet.relay.mute = False
+            await transfer(app, backend, b"again")
+        line = await seen.wait("disconnected")
+        assert line["reason"] == "connection lost: the relay did not answer within 2 s"
+
+
+async def test_a_stream_of_a_relay_that_cannot_resume_ends_with_its_leg(seen: Events) -> None:
+    async with meeting(seen, features=("deregister/1",)) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            await drop_legs(meet)
+            assert await app.until_reset() == b""
+            assert await backend.until_reset() == b""
+
+
+async def test_an_applications_reset_passes_a_resumed_stream(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            await drop_legs(meet)
+            await seen.wait("stream resumed", count=2)
+            await app.send(b"half a requ")
+            assert await backend.read(11) == b"half a requ"
+            app.reset()
+            assert await backend.until_reset() == b""
+        await seen.wait("stream ended", reason="application: Connection reset by peer")
+        await seen.wait("stream ended", reason="reset from the far end (CANCELLED)")
+
+
+async def test_a_writer_waits_while_nobody_reads_and_no_byte_is_dropped(seen: Events) -> None:
+    options = replace(OPTIONS, ring_max=256 << 10, ring_total=512 << 10)
+    async with meeting(seen, options) as meet:
+        app, backend = await meet.stream()
+        with app, backend:
+            async with TaskGroup() as group:
+                group.create_task(app.send(bytes(12 * MIB)))
+                await asyncio.sleep(0.1)
+                await drop_legs(meet)
+                await asyncio.sleep(0.1)
+                assert len(await backend.read(12 * MIB)) == 12 * MIB
+            app.end()
+            assert await backend.read_all() == b""
+
+
+async def test_a_relay_that_leaves_is_left_first(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        other = PairingRelay(meet.network, meet.group, host="127.0.0.2")
+        other.listen()
+        with app, backend:
+            await meet.relay.goaway("127.0.0.2:7443", "nonsense")
+            await seen.wait("stream resumed", count=2)
+            assert not seen.of("disconnected")
+            assert not meet.relay.agents
+            await transfer(app, backend, b"moved")
+        await other.stop()

@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from outrelay.agent.session.carried import Carried
 from outrelay.agent.session.session import Session
@@ -139,7 +140,6 @@ class Legs:
     def __init__(self, uplink: Uplink, claim: Claim) -> None:
         self.claim = claim
         self._uplink = uplink
-        self._half: Stream | None = None
 
     async def another(self, at: Checkpoint, limit: float) -> tuple[Leg, Checkpoint]:
         """A new leg, and where the peer is.
@@ -167,18 +167,14 @@ class Legs:
             reason = f"not resumed within {limit:g} s: {why}"
             raise ResumeError(reason, ErrorCode.EXPIRED) from None
 
-    def move(self) -> None:
-        """The half's connection is about to end: offer it on another one."""
-        if self._half:
-            _drop(self._half, ErrorCode.LEG_LOST)
-
     async def _offer(self, session: Session, at: Checkpoint) -> tuple[Leg, Checkpoint]:
         if not session.can_resume:
             raise ResumeError("the relay that is connected now resumes no streams")
         carried = session.stream(self.claim.stream_id)
         half: Stream | None = None
         try:
-            self._half = half = await session.open_stream()
+            half = await session.open_stream()
+            carried.on_move = partial(_drop, half, ErrorCode.LEG_LOST)  # offer it elsewhere
             await half.write(encode(FrameType.STREAM_RESUME, self.claim.resume(at)))
             reader = FrameReader(half)
             echo = _echo(await reader.next_frame())
@@ -187,8 +183,6 @@ class Legs:
                 _drop(half, ErrorCode.CANCELLED)
             carried.release()
             raise
-        finally:
-            self._half = None
         told = Checkpoint(my_position=echo.my_position, peer_ack_position=echo.peer_ack_position)
         return Leg(half, session, carried, reader.rest()), told
 

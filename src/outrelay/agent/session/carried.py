@@ -44,6 +44,8 @@ class Carried:
         self._forget: Callable[[Carried], None] | None = forget
         self._holder: Holder | None = None
         self._missed: orp.StreamCheckpoint | None = None
+        self.on_move: Callable[[], None] | None = None
+        """Called instead of the holder, as long as there is none."""
 
     def __enter__(self) -> Self:
         return self
@@ -85,3 +87,5 @@ class Carried:
         """The connection is about to end, and another one is up."""
         if self._holder:
             self._holder.move()
+        elif self.on_move:
+            self.on_move()
