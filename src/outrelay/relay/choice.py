@@ -12,7 +12,7 @@ number of streams it carries for each unit of its weight.
 - Calls that were under way together fail together: only a call that began after the last
   failure was noted makes a rest longer.
 
-Source: docs/decisions/0004-choice-of-providers.md.
+Source: docs/decisions/0008-choice-of-providers.md.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ policy takes the caller. One *try* is one candidate asked; ``relay.choice`` has 
 
 Invariant: of a try that failed nothing is left, whatever its provider still says.
 
-Source: protocol.md sections 3 and 5; docs/decisions/0004-choice-of-providers.md.
+Source: protocol.md sections 3 and 5; docs/decisions/0008-choice-of-providers.md.
 """
 
 from __future__ import annotations
