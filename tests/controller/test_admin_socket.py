@@ -117,7 +117,20 @@ class TestFiles:
             clear_socket(path)
 
 
+@pytest.mark.both_loops
 class TestCallers:
+    async def test_who_comes_and_goes_leaves_no_fault(self, tmp_path: Path) -> None:
+        with events() as seen:
+            async with live_controller(tmp_path) as controller:
+                for _ in range(5):
+                    async with controller.admin() as stubs:
+                        watch = stubs.policy.Watch(policy_pb2.WatchPoliciesRequest(tenant="acme"))
+                        await watch.read()
+                    with socket.socket(socket.AF_UNIX) as rude:
+                        rude.connect(str(socket_of(controller)))
+                        rude.send(b"GET / HTTP/1.0")
+        assert not seen.of("task failed")
+
     async def test_large_answers_and_watches_come_through(self, controller: LiveController) -> None:
         rules = [policy_rule(id=f"{n:04}", caller_pattern="x" * 1000) for n in range(1000)]
         async with controller.admin() as stubs:

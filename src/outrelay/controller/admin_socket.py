@@ -186,23 +186,20 @@ class _Door:
             except OSError:  # we are about to stop
                 near[1].close()
                 return
-            try:
-                async with TaskGroup() as group:
-                    spawn(group, _pump(near[0], far[1]), name="admin socket: requests")
-                    spawn(group, _pump(far[0], near[1]), name="admin socket: answers")
-            finally:
-                near[1].close()
-                far[1].close()
+            async with TaskGroup() as group:
+                spawn(group, _pump(near[0], far[1]), name="admin socket: requests")
+                spawn(group, _pump(far[0], near[1]), name="admin socket: answers")
 
 
 async def _pump(reader: StreamReader, writer: StreamWriter) -> None:
-    """Pass on what comes until it ends; a broken end is an end."""
-    with suppress(OSError):
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-    with suppress(OSError):
-        writer.write_eof()
+    """Pass on what comes until it ends, and let the other side end, too: HTTP/2 has no halves."""
+    try:
+        with suppress(OSError):  # a broken end is an end
+            while (data := await reader.read(CHUNK)) and not writer.is_closing():
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
 
 
 def _fault(path: Path, fault: str) -> ConfigError:
