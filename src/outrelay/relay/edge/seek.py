@@ -148,8 +148,9 @@ class Seeker:
     async def _nobody(self, call: Call, caller_side: Verdict) -> StreamRejected:
         """Why there is nobody to ask."""
         for _, verdict in self._judged(call, caller_side):
-            if objection := _objection(self._judge.count(verdict)):
-                return objection
+            objection = _objection(self._judge.count(verdict))
+            assert objection is not None, "it would have been chosen"
+            return objection
         if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
             return StreamRejected(
                 RejectCode.UNREACHABLE,
