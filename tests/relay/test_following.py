@@ -256,3 +256,16 @@ async def test_a_directory_that_does_not_begin_with_all_rows_is_not_believed(
         await made.fake.tell("directory", ROWS_END)
         await made.seen.wait("directory loaded")
         assert made.relay.directory.complete
+
+
+async def test_a_relay_of_one_tenant_asks_for_nothing_of_others(tmp_path: Path) -> None:
+    async with followed(tmp_path, tenant="acme", plain=False) as made:
+        await made.loaded("policy of acme", OURS)
+        await made.fake.tell("directory of acme", ROWS_END)
+        await made.seen.wait("directory loaded")
+        await made.relay.agent(STRANGER)
+
+        assert set(made.fake.metadata) == {"policy of acme", "directory of acme"}
+        assert not any("outrelay-all-tenants" in each for each in made.fake.metadata.values())
+        assert made.allowed()
+        assert not made.knows("globex")
