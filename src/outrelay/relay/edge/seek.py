@@ -136,12 +136,13 @@ class Seeker:
         candidates = [
             Candidate(
                 provider=session,
+                age=age,
                 priority=session.services[call.service].priority,
                 weight=session.services[call.service].weight,
                 streams=session.serving,
                 standing=session.standing(call.service),
             )
-            for session in self._directory.providers(call.tenant, call.service)
+            for age, session in self._directory.providers(call.tenant, call.service)
         ]
         return [each.provider for each in in_order(candidates, _now())]
 
