@@ -183,7 +183,7 @@ async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> No
             ),
         )
         with pytest.raises(ConfigError, match="Address already in use"):
-            await app.serve(options, AGENT, EXPIRES, place.network.dialer(AGENT), asyncio.Event())
+            await app.serve(options, AGENT, EXPIRES, place.ways(), asyncio.Event())
         with pytest.raises(Refused):
             await connect(free)
 
@@ -208,7 +208,8 @@ def test_check_finds_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert list(app.check(options)) == []
 
 
-def test_check_finds_all_that_is_wrong(tmp_path: Path) -> None:
+def test_check_finds_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://proxy")
     with Backend() as taken:
         options = options_for(
             PKI.agent(),
@@ -217,11 +218,12 @@ def test_check_finds_all_that_is_wrong(tmp_path: Path) -> None:
             consume=(Consume(service="db", bind=(HOST, taken.port)),),
         )
         options = replace(options, ca=tmp_path / "missing.pem")
-        uri, ca, bind = app.check(options)
+        uri, ca, proxy, bind = app.check(options)
     assert uri.startswith(
         "--uri outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11: is not"
     )
     assert "missing.pem" in ca
+    assert proxy.startswith("https_proxy: a proxy is spoken to in http")
     assert bind.startswith("--consume db@")
 
 

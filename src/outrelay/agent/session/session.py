@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent.options import Limits
-from outrelay.agent.session.greeting import DEREGISTER, greet
+from outrelay.agent.session.greeting import DEREGISTER, endpoints_of, greet
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
@@ -37,6 +37,7 @@ from outrelay.lib.service import cause_of
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader, FrameWriter, message_of
+from outrelay.lib.transport.ways import Endpoint
 
 log = logs.get_logger(__name__)
 
@@ -76,6 +77,8 @@ class Session:
     ) -> None:
         self.connection = connection
         self.features = features
+        self.endpoints: tuple[Endpoint, ...] = ()
+        """Others that may be used, as the relay says."""
         self._reader = reader
         self._writer = writer
         self._limits = limits
@@ -96,7 +99,9 @@ class Session:
             Refused: The relay refused us or did not answer.
         """
         reader, writer, ack = await greet(connection, hello, limits.hello)
-        return cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
+        session = cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
+        session.endpoints = endpoints_of(ack)
+        return session
 
     @property
     def is_plain(self) -> bool:
