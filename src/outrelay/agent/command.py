@@ -23,6 +23,7 @@ from outrelay.lib.errors import ConfigError
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
+    FOLDER,
     Address,
     ParsedType,
     address_text,
@@ -37,7 +38,6 @@ EXPOSE = ParsedType("name=host:port", parse_expose)
 CONSUME = ParsedType("service[/method]@host:port", parse_consume)
 
 PROXY = ParsedType("url", parse_proxy)
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 RELAY = ("127.0.0.1", 7443)
 
@@ -118,7 +118,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
 )
 @flag(
     "--state-dir",
-    type=DIRECTORY,
+    type=FOLDER,
     help="Directory that keeps which relay was reached how in which network, for a faster start.",
 )
 @flag(
