@@ -14,7 +14,8 @@ from outrelay.agent.session import climb
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS, RELAY, SERVICE, Agent, Place
-from tests.agent.tcp import Tcp, free_port
+from tests.agent.tcp import Tcp
+from tests.support.ports import unused_port
 from tests.support.relay_peer import FEATURES, Link, Opened, RelayPeer, read_exactly
 
 TCP = ("127.0.0.1", 443)
@@ -122,7 +123,7 @@ async def test_after_the_move_reconnects_replace_the_newer_connection(blocked: B
 @pytest.mark.usefixtures("soon")
 async def test_services_are_offered_over_both_and_withdrawn_from_both(blocked: Blocked) -> None:
     place = blocked.place
-    consume, expose = [SERVICE], {"web": free_port()}
+    consume, expose = [SERVICE], {"web": unused_port()}
     async with place.agent(consume=consume, expose=expose, options=BOTH) as agent:
         old, _ = await greeted(blocked.tcp)
         assert await old.registered() == "web"
