@@ -34,7 +34,9 @@ def named_tests() -> Iterator[tuple[str, str]]:
 def test_tests_that_pages_name_exist() -> None:
     named = set(named_tests())
     assert len(named) > 50
-    assert [f"{path}::{name}" for path, name in sorted(named) if name not in functions_in(path)] == []
+    assert [
+        f"{path}::{name}" for path, name in sorted(named) if name not in functions_in(path)
+    ] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -15,6 +15,7 @@ from outrelay.lib.identity.uri import Identity
 from outrelay.lib.service import cause_of
 from outrelay.lib.transport.carrier import Dialer
 from outrelay.lib.transport.memory import EXPIRES, MemoryNetwork
+from outrelay.lib.transport.ways import Carrier, Ways
 from outrelay.lib.values import parse_address
 from tests.agent.tcp import HOST, Tcp, connect
 from tests.support.events import Events
@@ -69,6 +70,11 @@ class Place:
         """One more relay."""
         return RelayPeer(self.network.listen((host, 7443), identity))
 
+    def ways(self, quic: Dialer | None = None, tcp: Dialer | None = None) -> Ways:
+        """Both carriers, on the network unless others are given."""
+        dialer = self.network.dialer(AGENT)
+        return Ways({Carrier.QUIC: quic or dialer, Carrier.TCP: tcp or dialer})
+
     @asynccontextmanager
     async def agent(
         self,
@@ -77,6 +83,7 @@ class Place:
         expose: Mapping[str, int] | None = None,
         options: AgentOptions = OPTIONS,
         dialer: Dialer | None = None,
+        tcp: Dialer | None = None,
         expires: float = EXPIRES,
     ) -> AsyncIterator[Agent]:
         """An agent that runs until the end of the context.
@@ -86,6 +93,7 @@ class Place:
             expose: Services to provide, and the ports of their backends.
             options: Everything else.
             dialer: Instead of one on the network.
+            tcp: What dials over TCP, likewise.
             expires: When its certificate ends, seconds since the epoch.
         """
         options = replace(
@@ -99,8 +107,7 @@ class Place:
             ),
         )
         agent = Agent(self.seen)
-        dialer = dialer or self.network.dialer(AGENT)
-        work = app.serve(options, AGENT, expires, dialer, agent.stop)
+        work = app.serve(options, AGENT, expires, self.ways(dialer, tcp), agent.stop)
         agent.task = asyncio.get_running_loop().create_task(work, name="agent")
         try:
             yield agent

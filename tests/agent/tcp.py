@@ -103,11 +103,3 @@ class Backend:
         sock, _ = await asyncio.get_running_loop().sock_accept(self.sock)
         prepare(sock)
         return Tcp(sock)
-
-
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port

@@ -22,8 +22,9 @@ from outrelay.lib.transport.memory import EXPIRES
 from outrelay.lib.transport.pipe import WINDOW
 from outrelay.lib.transport.quic import QuicEndpoint
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
-from tests.agent.tcp import HOST, Backend, connect, free_port
+from tests.agent.tcp import HOST, Backend, connect
 from tests.support.pki import TestPki, save, save_trust
+from tests.support.ports import unused_port
 from tests.support.relay_peer import RelayPeer, read_all, read_exactly, reset_code
 
 pytestmark = pytest.mark.both_loops
@@ -45,7 +46,7 @@ async def test_told_to_stop_an_idle_agent_says_goodbye_and_ends(place: Place) ->
 
 
 async def test_a_plain_relay_gets_no_deregister(place: Place) -> None:
-    async with place.provider(free_port(), features=()) as (agent, link):
+    async with place.provider(unused_port(), features=()) as (agent, link):
         await place.seen.wait("ready")
         agent.stop.set()
         await agent.ended()
@@ -62,7 +63,7 @@ async def test_an_agent_stops_without_a_relay(place: Place) -> None:
 
 
 async def test_a_relay_found_while_stopping_gets_no_services(place: Place) -> None:
-    async with place.agent(consume=["web"], expose={SERVICE: free_port()}) as agent:
+    async with place.agent(consume=["web"], expose={SERVICE: unused_port()}) as agent:
         link = await place.relay.accept()
         await link.registered()
         await place.seen.wait("ready")
@@ -165,7 +166,7 @@ async def test_a_relay_that_reads_nothing_does_not_keep_the_agent(
 
     monkeypatch.setattr(uplink, "DEREGISTER_MOST", 0.01)
     monkeypatch.setattr(Session, "deregister", stall)
-    async with place.provider(free_port()) as (agent, _):
+    async with place.provider(unused_port()) as (agent, _):
         await place.seen.wait("ready")
         agent.stop.set()
         await agent.ended()
@@ -174,7 +175,7 @@ async def test_a_relay_that_reads_nothing_does_not_keep_the_agent(
 
 async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> None:
     with Backend() as taken:
-        free = free_port()
+        free = unused_port()
         options = replace(
             OPTIONS,
             consume=(
@@ -183,7 +184,7 @@ async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> No
             ),
         )
         with pytest.raises(ConfigError, match="Address already in use"):
-            await app.serve(options, AGENT, EXPIRES, place.network.dialer(AGENT), asyncio.Event())
+            await app.serve(options, AGENT, EXPIRES, place.ways(), asyncio.Event())
         with pytest.raises(Refused):
             await connect(free)
 
@@ -208,7 +209,8 @@ def test_check_finds_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert list(app.check(options)) == []
 
 
-def test_check_finds_all_that_is_wrong(tmp_path: Path) -> None:
+def test_check_finds_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://proxy")
     with Backend() as taken:
         options = options_for(
             PKI.agent(),
@@ -217,11 +219,12 @@ def test_check_finds_all_that_is_wrong(tmp_path: Path) -> None:
             consume=(Consume(service="db", bind=(HOST, taken.port)),),
         )
         options = replace(options, ca=tmp_path / "missing.pem")
-        uri, ca, bind = app.check(options)
+        uri, ca, proxy, bind = app.check(options)
     assert uri.startswith(
         "--uri outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11: is not"
     )
     assert "missing.pem" in ca
+    assert proxy.startswith("https_proxy: a proxy is spoken to in http")
     assert bind.startswith("--consume db@")
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from outrelay.agent.command import main
 from outrelay.agent.options import AgentOptions, Consume, Expose, Limits
 from outrelay.lib import options as lib_options
+from outrelay.lib.transport.tcp.proxy import Proxy
 from tests.support.pki import TestPki, save, save_trust
 
 FILES = ("--cert", "agent.pem", "--key", "agent.key", "--ca", "ca.pem")
@@ -56,11 +57,25 @@ def test_defaults(started: list[AgentOptions], subcommand: tuple[str, ...]) -> N
     ]
 
 
+def test_who_names_relays_over_tcp_alone_means_no_other(started: list[AgentOptions]) -> None:
+    assert invoke(*FILES, "--relay-tcp", "relay.example:443").exit_code == 0
+    assert (started[0].relays, started[0].relays_tcp) == ((), (("relay.example", 443),))
+
+
+def test_a_proxy_is_an_http_url(started: list[AgentOptions]) -> None:
+    result = invoke(*FILES, "--http-proxy", "socks5://ann:secret@proxy")
+    assert result.exit_code == 2
+    assert "a proxy is spoken to in http, not in socks5" in result.output
+    assert "secret" not in result.output
+
+
 def test_every_flag(started: list[AgentOptions]) -> None:
     result = invoke(
         "run",
         *FILES,
         *("--relay", "r1:7443,r2:7443", "--relay", "[::1]:7443"),
+        *("--relay-tcp", "r1:443,r2:443", "--http-proxy", "http://proxy:3128"),
+        *("--state-dir", "state"),
         *("--uri", "outrelay://acme/agent/x", "--server-name", "relay.example"),
         *("--expose", "db=127.0.0.1:5432", "--expose", "web=localhost:80,cache=localhost:81"),
         *("--expose-service", "mail", "--expose-target", "localhost:25"),
@@ -73,6 +88,9 @@ def test_every_flag(started: list[AgentOptions]) -> None:
     (options,) = started
     assert options == AgentOptions(
         relays=(("r1", 7443), ("r2", 7443), ("::1", 7443)),
+        relays_tcp=(("r1", 443), ("r2", 443)),
+        http_proxy=Proxy(address=("proxy", 3128)),
+        state_dir=Path("state"),
         cert=Path("agent.pem"),
         key=Path("agent.key"),
         ca=Path("ca.pem"),
@@ -141,7 +159,7 @@ def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None
         words = line.split()
         if words and words[0] == "outrelay-agent":
             assert invoke(*words[1:]).exit_code == 0
-    assert len(started) == 4
+    assert len(started) == 5
 
 
 def test_check(tmp_path: Path) -> None:

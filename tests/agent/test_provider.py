@@ -16,7 +16,8 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.values import Address
 from tests.agent.place import OPTIONS, SERVICE, Place
-from tests.agent.tcp import HOST, Backend, free_port
+from tests.agent.tcp import HOST, Backend
+from tests.support.ports import unused_port
 from tests.support.relay_peer import CONSUMER, FEATURES, read_all, read_exactly, reset_code
 
 pytestmark = pytest.mark.both_loops
@@ -72,14 +73,14 @@ async def test_a_request_and_its_end_that_overtake_ready_are_delivered_after_it(
 
 
 async def test_an_unknown_service_is_refused(place: Place) -> None:
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         incoming = await link.incoming("cache")
         assert (await incoming.rejected()).code == 404
         await place.seen.wait("incoming stream refused", service="cache", peer=CONSUMER)
 
 
 async def test_a_flood_of_streams_that_are_refused_is_a_few_lines(place: Place) -> None:
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         for number in range(1, 51):
             service = SERVICE if number % 2 else "cache"
             await (await link.incoming(service, stream_id=number)).rejected()
@@ -89,7 +90,7 @@ async def test_a_flood_of_streams_that_are_refused_is_a_few_lines(place: Place) 
 
 
 async def test_a_closed_backend_is_refused_without_naming_it(place: Place) -> None:
-    port = free_port()
+    port = unused_port()
     async with place.provider(port) as (_, link):
         reject = await (await link.incoming(SERVICE)).rejected()
         assert reject.code == 502
@@ -104,7 +105,7 @@ async def test_a_backend_without_address_is_refused(
         raise Refused(endpoint[0], "the name has no address: not known")
 
     monkeypatch.setattr(sockets, "resolve", unknown)
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         reject = await (await link.incoming(SERVICE)).rejected()
         assert reject.code == 502
         assert "the name has no address" in reject.reason
@@ -144,7 +145,7 @@ async def test_more_streams_than_allowed_are_refused(place: Place) -> None:
     ids=["another frame", "cut", "text", "empty"],
 )
 async def test_a_stream_that_begins_otherwise_is_reset(place: Place, data: bytes) -> None:
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         stream = await link.connection.open_stream()
         await stream.write(data)
         stream.finish()
@@ -154,7 +155,7 @@ async def test_a_stream_that_begins_otherwise_is_reset(place: Place, data: bytes
 
 async def test_a_stream_that_does_not_begin_is_reset(place: Place) -> None:
     options = replace(OPTIONS, limits=Limits(open=0.02))
-    async with place.provider(free_port(), options=options) as (_, link):
+    async with place.provider(unused_port(), options=options) as (_, link):
         stream = await link.connection.open_stream()
         await stream.write(b"\x20")
         assert await reset_code(stream) is ErrorCode.PROTOCOL
@@ -240,7 +241,7 @@ async def test_a_connection_lost_before_ready_ends_the_backends_connection(place
 
 async def test_a_refusal_nobody_reads_is_given_up(place: Place) -> None:
     options = replace(OPTIONS, limits=Limits(open=0.05))
-    async with place.provider(free_port(), options=options) as (_, link):
+    async with place.provider(unused_port(), options=options) as (_, link):
         incoming = await link.incoming("cache")
         incoming.stream.stop(ErrorCode.CANCELLED)
         await place.seen.wait("refusal not delivered")

@@ -14,7 +14,8 @@ from outrelay.agent import sockets
 from outrelay.agent.sockets import abort, address_of, connect, fault, listen
 from outrelay.lib.errors import Refused
 from outrelay.lib.values import Address
-from tests.agent.tcp import HOST, Backend, free_port
+from tests.agent.tcp import HOST, Backend
+from tests.support.ports import unused_port
 
 
 @pytest.mark.both_loops
@@ -22,7 +23,7 @@ async def test_a_name_is_tried_at_all_of_its_addresses(monkeypatch: pytest.Monke
     async def two(endpoint: Address) -> list[Address]:
         return [(HOST, free), (HOST, endpoint[1]), (HOST, free)]
 
-    free = free_port()
+    free = unused_port()
     monkeypatch.setattr(sockets, "resolve", two)
     with Backend() as backend:
         sock = await connect(("db.internal", backend.port))
@@ -35,14 +36,14 @@ async def test_a_name_is_tried_at_all_of_its_addresses(monkeypatch: pytest.Monke
 @pytest.mark.both_loops
 async def test_nobody_listens() -> None:
     with pytest.raises(Refused) as error:
-        await connect((HOST, free_port()))
+        await connect((HOST, unused_port()))
     assert error.value.reason == "Connection refused"
 
 
 @pytest.mark.both_loops
 async def test_no_address_of_a_name_answers() -> None:
     with pytest.raises(Refused, match="Connection refused"):
-        await connect(("localhost", free_port()))
+        await connect(("localhost", unused_port()))
 
 
 @pytest.mark.both_loops

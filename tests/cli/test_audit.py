@@ -18,7 +18,8 @@ from rich.text import Text
 from outrelay.cli.audit import COLUMNS
 from outrelay.cli.output import print_table
 from outrelay.controller.app import serving
-from outrelay.controller.store import Audit, open_store
+from outrelay.controller.feed import Mark
+from outrelay.controller.store import open_store
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 from tests.cli.running import Cli
 from tests.controller.live import AGENT_A, AGENT_B, LiveController, options_for, stubs
@@ -213,14 +214,14 @@ async def store_all(targets: Mapping[str, str], names: Iterable[str]) -> None:
 
 
 def _told_of_followers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """An event that is set when somebody has begun to follow."""
-    followed, last_seq = asyncio.Event(), Audit.last_seq
+    """An event that is set when somebody follows, and has been answered."""
+    followed, beyond = asyncio.Event(), Mark.beyond
 
-    async def noted(audit: Audit) -> int:
+    async def noted(mark: Mark, number: int) -> int:
         followed.set()
-        return await last_seq(audit)
+        return await beyond(mark, number)
 
-    monkeypatch.setattr(Audit, "last_seq", noted)
+    monkeypatch.setattr(Mark, "beyond", noted)
     return followed
 
 

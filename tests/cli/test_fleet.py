@@ -12,17 +12,16 @@ from tests.cli.running import Cli, cli_of
 from tests.controller.fleet.scripted import ScriptedRelay, attached, stream
 from tests.controller.live import AGENT_A, AGENT_B, LiveController
 
-NOW = int(time.time() * 1000)
-
 
 @pytest.fixture(autouse=True)
 async def relay(controller: LiveController) -> AsyncIterator[ScriptedRelay]:
     """A relay with two streams of acme and one of another tenant."""
+    now = int(time.time() * 1000)
     async with controller.as_relay("r1") as stubs, attached(stubs, "r1") as relay:
         relay.streams = [
-            stream(0xA1, opened_unix_ms=NOW - 3_700_000, bytes_up=512, bytes_down=3 * 2**20),
-            stream(0xA2, opened_unix_ms=NOW, service="we\x1b[2Jb", method="GET"),
-            stream(0xA3, opened_unix_ms=NOW - 1, tenant="other"),
+            stream(0xA1, opened_unix_ms=now - 3_700_000, bytes_up=512, bytes_down=3 * 2**20),
+            stream(0xA2, opened_unix_ms=now, service="we\x1b[2Jb", method="GET"),
+            stream(0xA3, opened_unix_ms=now - 1, tenant="other"),
         ]
         yield relay
 

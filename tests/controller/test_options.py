@@ -122,7 +122,7 @@ class TestAdminSocket:
         for path, fault in (
             (file, "exists and is no socket"),
             (tmp_path / "missing" / "x.sock", "in a directory that does not exist"),
-            (tmp_path / ("x" * 120), "longer than 107 bytes"),
+            (tmp_path / ("x" * 120), "longer than 104 bytes"),
         ):
             (line,) = faults(options, admin_socket=path)
             assert line.startswith(f"--admin-socket: {path}")

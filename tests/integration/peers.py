@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from outrelay.lib.values import Address
+from tests.support import ports
 
 MIB = 1 << 20
 CHUNK = 256 * 1024
@@ -37,10 +38,11 @@ class Backend:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls) -> AsyncIterator[Backend]:
-        """A backend that listens, for the length of the ``with``."""
+    async def start(cls, sock: socket.socket | None = None) -> AsyncIterator[Backend]:
+        """A backend that listens, for the length of the ``with``; on loopback, or on ``sock``."""
         backend = cls()
-        server = await asyncio.start_server(backend._serve, "127.0.0.1", 0, backlog=256)
+        sock = sock or socket.create_server(("127.0.0.1", 0))
+        server = await asyncio.start_server(backend._serve, sock=sock, backlog=256)
         backend.address = server.sockets[0].getsockname()
         async with server:
             yield backend
@@ -192,22 +194,6 @@ def web_server() -> Iterator[Address]:
             thread.join()
 
 
-def steady_port() -> Address:
-    """An address nothing listens on, and that the system gives nobody who asks for any.
-
-    Whoever listens there can come back to it: a port that the system may choose goes to
-    the next who asks, not least to who tries to connect to it.
-    """
-    while True:
-        address = "127.0.0.1", random.randrange(20_000, 30_000)
-        with suppress(OSError), socket.socket() as sock:
-            sock.bind(address)
-            return address
-
-
 def unused_port() -> Address:
-    """An address nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        host, port = sock.getsockname()
-        return host, port
+    """An address where nobody listens; whoever does can come back to it."""
+    return "127.0.0.1", ports.unused_port()

@@ -30,7 +30,7 @@ ONE, OTHER = b"1" * 16, b"2" * 16
 
 
 async def test_replicas_that_share_a_certificate_both_serve(own_world: World) -> None:
-    """What is new goes to who carries less; nothing of one ends for the other's sake."""
+    """What is new goes to the newest; nothing of one ends for the other's sake."""
     world = own_world
     first = world.provider
     async with world.backend.serving(echo_until_cut), AsyncExitStack() as calls:

@@ -109,10 +109,14 @@ class FakeController:
 
     async def tell(self, watch: str, *events: Message) -> None:
         """Send events to whoever follows a watch, once somebody does."""
-        await self.calls.until(lambda: bool(self._watchers[watch]))
+        await self.followed(watch)
         for queue in self._watchers[watch]:
             for event in events:
                 queue.put_nowait(event)
+
+    async def followed(self, watch: str) -> None:
+        """Return once somebody follows a watch: was not only called for it, but told so."""
+        await self.calls.until(lambda: bool(self._watchers[watch]))
 
     def hang_up(self) -> None:
         """End all watches."""

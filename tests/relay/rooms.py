@@ -6,6 +6,7 @@ async with relay_rooms(rules=[allow("*")]) as relay:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from outrelay.lib.transport.memory import (
 )
 from outrelay.relay.audit.trail import MEMORY, Trail
 from outrelay.relay.directory import Directory
+from outrelay.relay.doors import Doors
 from outrelay.relay.edge.accept import Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
@@ -202,7 +204,8 @@ async def relay_rooms(
         edge=edge,
     )
     directory.subscribe(rooms.published.append)
-    async with beside(edge.run(listener), name="relay under test"):
+    async with beside(edge.run(Doors(listener)), name="relay under test"):
+        await asyncio.sleep(0)  # from now on its tasks are there
         yield rooms
         await listener.close()
 

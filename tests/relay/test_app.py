@@ -27,6 +27,7 @@ from outrelay.relay import app, stalls
 from outrelay.relay.app import Relay, check, run
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.controller import Controller
+from outrelay.relay.doors import Doors
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
@@ -101,7 +102,10 @@ async def running(
         async with Controller((target,), credentials=credentials, trust=trust) as controller:
             metrics = RelayMetrics.on(CollectorRegistry())
             relay = Relay(options, "r1", controller, metrics, limits, disk=disk)
-            async with beside(relay.serve(listener, stop), name="relay under test") as task:
+            async with beside(
+                relay.serve(Doors(listener, advertise=options.advertise), stop),
+                name="relay under test",
+            ) as task:
                 await seen.wait("listening")
                 yield Running(network=network, listener=listener, stop=stop, seen=seen, task=task)
                 stop.set()
@@ -451,14 +455,6 @@ async def test_a_relay_listens_and_stops(tmp_path: Path) -> None:
     assert listening["address"] != "127.0.0.1:0"
     assert ready["relay_id"] == "r9"
     assert ready["endpoint"] == listening["address"]
-
-
-async def test_a_host_without_an_address_is_a_config_error(tmp_path: Path) -> None:
-    options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    nowhere = replace(options, listen=("no-such-host.invalid", 0))
-
-    with pytest.raises(ConfigError, match="no-such-host"):
-        await run(nowhere, asyncio.Event())
 
 
 async def test_another_roles_certificate_is_a_config_error(tmp_path: Path) -> None:

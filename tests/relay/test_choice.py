@@ -13,6 +13,7 @@ from outrelay.relay.choice import FIRST_REST, LONGEST_REST, Candidate, Standing,
 def candidate(
     name: str,
     *,
+    age: int = 0,
     priority: int = 0,
     weight: int = 0,
     streams: int = 0,
@@ -20,6 +21,7 @@ def candidate(
 ) -> Candidate[str]:
     return Candidate(
         provider=name,
+        age=age,
         priority=priority,
         weight=weight,
         streams=streams,
@@ -46,6 +48,13 @@ def test_load_is_streams_by_weight_and_no_weight_is_one() -> None:
     assert order(candidate("b", streams=2), candidate("a", streams=5, weight=3)) == "ab"
     assert order(candidate("b", streams=2, weight=1), candidate("a", streams=1)) == "ab"
     assert order(candidate("a", streams=6, weight=2), candidate("b", streams=3, weight=1)) == "ab"
+
+
+def test_older_processes_of_an_agent_stand_back_unless_the_newest_rests() -> None:
+    newest = candidate("a", priority=9, streams=9)
+    older, other = candidate("b", age=1), candidate("c", priority=9, streams=10)
+    assert order(older, other, newest) == "acb"
+    assert order(older, candidate("a", standing=resting(until=9.0))) == "ba"
 
 
 def test_who_rests_comes_last_whatever_else() -> None:

@@ -39,6 +39,8 @@ def test_the_defaults_are_those_of_the_contract(files: list[str]) -> None:
     assert options == RelayOptions(
         listen=("127.0.0.1", 7443),
         advertise=None,
+        listen_tcp=None,
+        advertise_tcp=None,
         controllers=("127.0.0.1:7444",),
         controller_plaintext=False,
         cert=options.cert,
@@ -66,6 +68,7 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
     options = built(
         *files,
         *("--listen", "0.0.0.0:1", "--advertise", "relay.example.net:2"),
+        *("--listen-tcp", "0.0.0.0:3", "--advertise-tcp", "relay.example.net:4"),
         *("--controller", "a:1,b:2", "--controller", "unix:/run/c.sock"),
         *("--controller-plaintext", "--region", "eu-1", "--relay-id", "r7"),
         *("--tenant", "acme", "--drain", "1m", "--allow-all"),
@@ -80,6 +83,8 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
     assert options == RelayOptions(
         listen=("0.0.0.0", 1),
         advertise=("relay.example.net", 2),
+        listen_tcp=("0.0.0.0", 3),
+        advertise_tcp=("relay.example.net", 4),
         controllers=("a:1", "b:2", "unix:/run/c.sock"),
         controller_plaintext=True,
         cert=options.cert,

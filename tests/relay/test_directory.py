@@ -39,7 +39,7 @@ async def test_providers_are_found_within_their_tenant() -> None:
         await relay.provider(STRANGER)
 
         def uris(tenant: str = "acme", name: str = "echo") -> list[str]:
-            return [session.uri for session in relay.directory.providers(tenant, name)]
+            return [session.uri for _, session in relay.directory.providers(tenant, name)]
 
         assert uris() == [AGENT_A.uri, AGENT_B.uri, AGENT_C.uri]
         assert uris("globex") == [STRANGER.uri]
@@ -57,9 +57,10 @@ async def test_each_process_of_an_agent_is_a_provider_the_newest_first() -> None
 
         sessions = relay.roster.of(AGENT_B.uri)
         found = relay.directory.providers("acme", "echo")
-        assert found == [sessions[3], sessions[2], sessions[0]]
+        assert found == [(0, sessions[3]), (1, sessions[2]), (2, sessions[0])]
         await made[3].deregister("echo")
-        assert relay.directory.providers("acme", "echo") == [sessions[2], sessions[1], sessions[0]]
+        found = relay.directory.providers("acme", "echo")
+        assert found == [(0, sessions[2]), (1, sessions[1]), (2, sessions[0])]
 
 
 async def test_a_service_offered_anew_has_no_past() -> None:

@@ -107,7 +107,7 @@ async def test_an_extended_controller_is_asked_for_everything_at_once(tmp_path: 
             assert asked >= {"outrelay-snapshot": "1", "outrelay-all-tenants": "1"}.items()
 
 
-@pytest.mark.parametrize("answer", ["an empty rule set", *line.NOT_OFFERED])
+@pytest.mark.parametrize("answer", ["an empty rule set", *sorted(line.NOT_OFFERED)])
 async def test_a_plain_one_is_asked_for_the_tenants_that_have_agents_here(
     tmp_path: Path, answer: str
 ) -> None:
@@ -194,8 +194,8 @@ async def test_what_a_restarted_plain_one_has_lost_is_published_again(tmp_path: 
         stranger = await made.relay.agent(STRANGER)
         await stranger.register("web")
         await made.registrations.wait_published()
-        await made.fake.calls.number("Watch policy of acme", 1)
-        await made.fake.calls.number("Watch policy of globex", 1)
+        for tenant in ("acme", "globex"):
+            await made.fake.followed(f"policy of {tenant}")
         await made.registrations.wait_published()
         told = len(made.fake.calls.of("RegisterService", registry.RegisterServiceRequest))
 
@@ -256,3 +256,16 @@ async def test_a_directory_that_does_not_begin_with_all_rows_is_not_believed(
         await made.fake.tell("directory", ROWS_END)
         await made.seen.wait("directory loaded")
         assert made.relay.directory.complete
+
+
+async def test_a_relay_of_one_tenant_asks_for_nothing_of_others(tmp_path: Path) -> None:
+    async with followed(tmp_path, tenant="acme", plain=False) as made:
+        await made.loaded("policy of acme", OURS)
+        await made.fake.tell("directory of acme", ROWS_END)
+        await made.seen.wait("directory loaded")
+        await made.relay.agent(STRANGER)
+
+        assert set(made.fake.metadata) == {"policy of acme", "directory of acme"}
+        assert not any("outrelay-all-tenants" in each for each in made.fake.metadata.values())
+        assert made.allowed()
+        assert not made.knows("globex")

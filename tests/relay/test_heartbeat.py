@@ -91,7 +91,7 @@ async def test_a_watch_that_breaks_off_has_it_look_for_another_controller(tmp_pa
             beside(follow(controller, watch), name="watch"),
         ):
             await first.calls.number("UpsertRelay", 1)
-            await first.calls.number("Watch directory", 1)
+            await first.followed("directory")
             first.failures |= {
                 "UpsertRelay": grpc.StatusCode.UNAVAILABLE,
                 "Watch directory": grpc.StatusCode.UNAVAILABLE,

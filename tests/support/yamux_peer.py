@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from outrelay.lib.transport.tcp.channel import Channel
-from outrelay.lib.transport.tcp.pulse import HELLO
+from outrelay.lib.transport.tcp.pulse import HELLO, RECEIPT_DELAY
 from outrelay.lib.transport.tcp.yamux import EventKind, Session
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
@@ -89,6 +89,14 @@ class YamuxPeer:
     def heard(self) -> list[Frame]:
         """What the session has said since the last time."""
         return list(frames_in(output(self.session, self.now)))
+
+    def receipt(self) -> Frame:
+        """Let the session ask whether everything was received; the ping, not yet answered."""
+        self.now += RECEIPT_DELAY
+        self.session.handle_timeout(self.now)
+        (ping,) = self.heard()
+        assert (ping.kind, ping.flags) == (PING, SYN)
+        return ping
 
     def opened(self, stream: int = 1, flags: int = 0) -> Channel:
         """Open a stream; the session's end of it."""

@@ -9,9 +9,10 @@ Source: architecture.md; commands.md, outrelay-agent.
 from __future__ import annotations
 
 import asyncio
+import os
 from asyncio import TaskGroup
-from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,13 +28,16 @@ from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.errors import ConfigError, IdentityError
-from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
+from outrelay.lib.identity.certs import Credentials, Trust, load_credentials, load_trust
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.tasks import spawn
-from outrelay.lib.transport.carrier import Dialer, Stream
+from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.tcp.dialer import TcpDialer, through_proxies
+from outrelay.lib.transport.tcp.proxy import find_proxies
+from outrelay.lib.transport.ways import Carrier, Ways
 
 log = logs.get_logger(__name__)
 
@@ -48,13 +52,25 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
         Refused: No relay will ever have this agent.
     """
     credentials, trust = load_identity(options), load_trust(options.ca)
-    endpoint = await QuicEndpoint.bind(
+    async with open_ways(options, credentials, trust) as ways:
+        await serve(options, credentials.identity, credentials.expires, ways, stop)
+
+
+@asynccontextmanager
+async def open_ways(
+    options: AgentOptions, credentials: Credentials, trust: Trust
+) -> AsyncIterator[Ways]:
+    """Both carriers, ready to dial."""
+    proxies = find_proxies(options.http_proxy, os.environ)
+    quic = await QuicEndpoint.bind(
         ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
     )
+    tcp = TcpDialer(credentials=credentials, trust=trust)
     try:
-        await serve(options, credentials.identity, credentials.expires, endpoint, stop)
+        yield Ways({Carrier.QUIC: quic, Carrier.TCP: tcp}, detour=through_proxies(tcp, proxies))
     finally:
-        await endpoint.close()
+        await tcp.close()
+        await quic.close()
 
 
 def check(options: AgentOptions) -> Iterable[str]:
@@ -62,6 +78,7 @@ def check(options: AgentOptions) -> Iterable[str]:
     return faults_of(
         partial(load_identity, options),
         partial(load_trust, options.ca),
+        partial(find_proxies, options.http_proxy, os.environ),
         *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
     )
 
@@ -92,16 +109,16 @@ async def serve(
     options: AgentOptions,
     identity: Identity,
     expires: float,
-    dialer: Dialer,
+    ways: Ways,
     stop: asyncio.Event,
 ) -> None:
-    """Be the agent ``identity``, on whatever carrier ``dialer`` is.
+    """Be the agent ``identity``, on whatever carriers ``ways`` are.
 
     Args:
         options: Everything the command line says.
         identity: Ours.
         expires: When our certificate ends, seconds since the epoch.
-        dialer: Connects to relays.
+        ways: Connect to relays.
         stop: Set when it is time to wind down.
     """
     if not (options.expose or options.consume):
@@ -124,7 +141,7 @@ async def serve(
                 options,
                 identity=identity,
                 expires=expires,
-                dialer=dialer,
+                ways=ways,
                 take=take,
                 is_busy=lambda: bool(streams),
             )

@@ -24,17 +24,24 @@ from outrelay.lib.errors import ConfigError
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
+    FOLDER,
     SIZE,
     Address,
     ParsedType,
+    address_text,
     command,
     credential_flags,
     flag,
 )
+from outrelay.lib.transport.tcp.proxy import Proxy, parse_proxy
 
 SERVICE = ParsedType("name", parse_service)
 EXPOSE = ParsedType("name=host:port", parse_expose)
 CONSUME = ParsedType("service[/method]@host:port", parse_consume)
+
+PROXY = ParsedType("url", parse_proxy)
+
+RELAY = ("127.0.0.1", 7443)
 
 EXAMPLES = """
 # beside a database: offer it as "db"
@@ -46,6 +53,9 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # the same by two methods, of which policy may allow each to somebody else
 outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem \\
   --consume db/read@127.0.0.1:15432 --consume db/write@127.0.0.1:15433
+# where UDP may be blocked
+outrelay-agent --relay relay.example:7443 --relay-tcp relay.example:443 --state-dir state \\
+  --cert agent.pem --key agent.key --ca ca.pem --consume db@127.0.0.1:15432
 # why an agent with these flags does not get through from here, and what to do about it
 outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem
 """
@@ -62,8 +72,22 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     "--relay",
     type=ADDRESS,
     multiple=True,
-    default=["127.0.0.1:7443"],
-    help="Relays; the first to answer is used. Repeatable, or a comma list.",
+    show_default=f"{address_text(RELAY)}, without --relay-tcp",
+    help="Relays (UDP); the first to answer is used. Repeatable, or a comma list.",
+)
+@flag(
+    "--relay-tcp",
+    type=ADDRESS,
+    multiple=True,
+    help="The same over TCP, for networks that block UDP: used when no relay answers over UDP"
+    " within a second, and left again when one does. Repeatable, or a comma list.",
+)
+@flag(
+    "--http-proxy",
+    type=PROXY,
+    show_default="https_proxy or all_proxy of the environment",
+    help="HTTP proxy that leads to --relay-tcp, as http://user:password@proxy.example:3128;"
+    " hosts and networks in no_proxy of the environment are reached without.",
 )
 @credential_flags(required=True)
 @flag("--uri", default="", help="Identity the certificate must hold; empty: whichever it holds.")
@@ -93,6 +117,11 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     "--server-name",
     default="localhost",
     help="DNS name a relay's certificate must hold; empty: any.",
+)
+@flag(
+    "--state-dir",
+    type=FOLDER,
+    help="Directory that keeps which relay was reached how in which network, for a faster start.",
 )
 @flag(
     "--drain",
@@ -128,6 +157,8 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
 def main(
     *,
     relay: tuple[Address, ...],
+    relay_tcp: tuple[Address, ...],
+    http_proxy: Proxy | None,
     cert: Path,
     key: Path,
     ca: Path,
@@ -137,6 +168,7 @@ def main(
     expose_target: Address | None,
     consume: tuple[Consume, ...],
     server_name: str,
+    state_dir: Path | None,
     drain: float,
     max_streams: int,
     resume_deadline: float,
@@ -151,7 +183,9 @@ def main(
     why that does not work, and what to do.
     """
     return AgentOptions(
-        relays=relay,
+        relays=relay or (() if relay_tcp else (RELAY,)),
+        relays_tcp=relay_tcp,
+        http_proxy=http_proxy,
         cert=cert,
         key=key,
         ca=ca,
@@ -159,6 +193,7 @@ def main(
         expose=(*expose, *_exposed(expose_service, expose_target)),
         consume=consume,
         server_name=server_name,
+        state_dir=state_dir,
         drain=drain,
         max_streams=max_streams,
         ring_max=ring_max,

@@ -18,6 +18,8 @@ from typing import NotRequired, TypedDict
 
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.policy import REGISTER
+from outrelay.lib.transport.tcp.proxy import Proxy
+from outrelay.lib.transport.ways import Carrier, Endpoint
 from outrelay.lib.values import Address, address_text, parse_address
 
 _SERVICE = re.compile(r"[!-.0-~]{1,255}")  # printable ASCII without space and slash
@@ -109,7 +111,10 @@ class AgentOptions:
     """Everything the command line says.
 
     Args:
-        relays: Endpoints of relays, all equally good.
+        relays: Where relays are reached over QUIC, all equally good.
+        relays_tcp: Where they are reached over TCP, when QUIC does not get through.
+        http_proxy: Leads to what is dialled over TCP; None: what the environment says.
+        state_dir: Where it keeps what is worth knowing in the next run; None: nowhere.
         cert: Certificate file.
         key: Private key file.
         ca: File of the CA certificates peers are verified by.
@@ -124,7 +129,10 @@ class AgentOptions:
         limits: How long it waits for what.
     """
 
-    relays: tuple[Address, ...]
+    relays: tuple[Address, ...] = ()
+    relays_tcp: tuple[Address, ...] = ()
+    http_proxy: Proxy | None = None
+    state_dir: Path | None = None
     cert: Path
     key: Path
     ca: Path
@@ -145,7 +153,7 @@ class AgentOptions:
             ConfigError: There is no relay, a service is exposed twice, or there is no time or
                 memory for what streams need.
         """
-        if not self.relays:
+        if not self.endpoints:
             raise ConfigError("--relay", "names no relay", "write it like relay.example:7443")
         for name, value in (("--ring-max", self.ring_max), ("--ring-total", self.ring_total)):
             if value < RING_LEAST:
@@ -157,6 +165,14 @@ class AgentOptions:
             raise ConfigError(
                 "--expose", f"{name} is exposed twice", "an agent has one target for a service"
             )
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The relays, by the carriers that reach them."""
+        return (
+            *(Endpoint(Carrier.QUIC, each) for each in self.relays),
+            *(Endpoint(Carrier.TCP, each) for each in self.relays_tcp),
+        )
 
 
 def parse_expose(text: str) -> Expose:

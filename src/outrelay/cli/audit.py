@@ -214,11 +214,11 @@ async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGen
         try:
             async with session.channel() as channel:
                 call = AuditStub(channel).Query(request)
-                await call.wait_for_connection()
-                if away:
-                    _say("the controller is back")
-                begun, away = True, False
-                backoff.reset()
+                if await call.initial_metadata():  # empty where nobody answered
+                    if away:
+                        _say("the controller is back")
+                    begun, away = True, False
+                    backoff.reset()
                 async for event in call:
                     request.after_event_id = event.event_id
                     yield event

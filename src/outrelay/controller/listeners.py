@@ -1,8 +1,7 @@
 """Where the controller can be called: TLS, the admin socket, plaintext.
 
 Each listener is a gRPC server of its own with the same services behind it; what differs is
-how it knows its callers (``authz``). The admin socket exists with mode 0600 only: gRPC does
-not tell the uid of a peer, so who may open the socket is decided by the file system.
+how it knows its callers (``authz``, ``admin_socket``).
 
 Source: control-plane.md, "Who may do what"; commands.md, outrelay-controller.
 """
@@ -10,11 +9,8 @@ Source: control-plane.md, "Who may do what"; commands.md, outrelay-controller.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -23,6 +19,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from outrelay.controller.admin_socket import (
+    clear_socket,
+    inner_directory,
+    inner_socket,
+    open_door,
+    private_files,
+)
 from outrelay.controller.authz import PACKAGE, CallerOf
 from outrelay.lib.control.channel import MAX_MESSAGE
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer, add_AuditServicer_to_server
@@ -88,7 +91,10 @@ InterceptorFor: TypeAlias = "Callable[[CallerOf], grpc.aio.ServerInterceptor]"
 class Listeners:
     """The servers of one controller; make them with ``open_listeners``."""
 
-    def __init__(self, services: Services, interceptor_for: InterceptorFor) -> None:
+    def __init__(
+        self, services: Services, interceptor_for: InterceptorFor, stack: AsyncExitStack
+    ) -> None:
+        self._stack = stack
         self._services = services
         self._interceptor_for = interceptor_for
         self._health: HealthServicer = health.aio.HealthServicer()
@@ -120,10 +126,12 @@ class Listeners:
     async def serve_socket(self, path: Path, caller_of: CallerOf) -> None:
         """Serve whoever can open the socket, which is nobody but our user and root."""
         clear_socket(path)
+        self._stack.enter_context(inner_directory(path))
         server = self._server(caller_of)
-        with _private_files(), _binding("--admin-socket", str(path)):
-            server.add_insecure_port(f"unix:{path}")
+        with private_files(), _binding("--admin-socket", str(path)):
+            server.add_insecure_port(f"unix:{inner_socket(path)}")
         await server.start()
+        await self._stack.enter_async_context(open_door(path))
 
     async def announce(self) -> None:
         """Tell health checks that everything is served."""
@@ -156,54 +164,12 @@ async def open_listeners(
     services: Services, interceptor_for: InterceptorFor
 ) -> AsyncIterator[Listeners]:
     """Servers that are closed in the end."""
-    listeners = Listeners(services, interceptor_for)
-    try:
-        yield listeners
-    finally:
-        await listeners.close()
-
-
-LONGEST_SOCKET_PATH = 107
-"""Bytes of a path that fit into a socket's address."""
-
-
-def clear_socket(path: Path) -> None:
-    """Make sure that a socket can be made at ``path``: remove one that nobody serves.
-
-    Raises:
-        ConfigError: It cannot: there is something else, another controller, or no directory.
-    """
-    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-        raise _socket_fault(path, f"is longer than {LONGEST_SOCKET_PATH} bytes")
-    if not path.parent.is_dir():
-        raise _socket_fault(path, "is in a directory that does not exist; make it first")
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise _socket_fault(path, "exists and is no socket; remove it or give another path")
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(os.fspath(path))
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        path.unlink()
-        return
-    except OSError as error:
-        raise _socket_fault(path, f"cannot be used: {error.strerror}") from error
-    raise _socket_fault(path, "is served by another controller; stop it or give another path")
-
-
-def _socket_fault(path: Path, fault: str) -> ConfigError:
-    return ConfigError("--admin-socket", f"{path} {fault}")
-
-
-@contextmanager
-def _private_files() -> Iterator[None]:
-    """Files made meanwhile are for our user alone from the start."""
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)
+    async with AsyncExitStack() as stack:
+        listeners = Listeners(services, interceptor_for, stack)
+        try:
+            yield listeners
+        finally:
+            await listeners.close()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from outrelay.controller.listeners import clear_socket
+from outrelay.controller.admin_socket import clear_socket
 from outrelay.controller.store import IN_MEMORY
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.control.channel import CONTROLLER_NAME

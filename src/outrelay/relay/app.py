@@ -10,28 +10,25 @@ Source: architecture.md; protocol.md section 6, Drain.
 from __future__ import annotations
 
 import asyncio
-import socket
 from asyncio import Task, TaskGroup
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 
-from outrelay.lib.checks import faults_of, try_bind
+from outrelay.lib.checks import faults_of
 from outrelay.lib.control.v1 import registry_pb2 as registry
-from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError
+from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RelayMetrics, new_registry
 from outrelay.lib.tasks import beside, spawn
-from outrelay.lib.transport.carrier import Address, Listener
-from outrelay.lib.transport.quic import QuicEndpoint
-from outrelay.lib.values import address_text
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
 from outrelay.relay.controller import Controller
 from outrelay.relay.directory import Directory
+from outrelay.relay.doors import Doors, door_faults, open_doors
 from outrelay.relay.edge.accept import DRAINING, Edge
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
@@ -75,35 +72,28 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
     """
     credentials, trust = _load_identity(options), load_trust(options.ca)
     metrics = RelayMetrics.on(new_registry())
-    listener = await QuicEndpoint.bind(
-        await _numeric(options.listen),
-        credentials=credentials,
-        trust=trust,
-        on_refused=Refusals(metrics.carrier),
-    )
     secure = not options.controller_plaintext
-    try:
-        async with Controller(
+    async with (
+        open_doors(options, credentials, trust, Refusals(metrics.carrier)) as doors,
+        Controller(
             options.controllers,
             credentials=credentials if secure else None,
             trust=trust if secure else None,
-        ) as controller:
-            relay_id = options.relay_id or credentials.identity.name
-            with _open_spool(options) as disk:
-                relay = Relay(options, relay_id, controller, metrics, disk=disk)
-                await relay.serve(listener, stop)
-    finally:
-        await listener.close()
+        ) as controller,
+    ):
+        relay_id = options.relay_id or credentials.identity.name
+        with _open_spool(options) as disk:
+            relay = Relay(options, relay_id, controller, metrics, disk=disk)
+            await relay.serve(doors, stop)
 
 
 def check(options: RelayOptions) -> Iterable[str]:
     """What is at fault with ``options``, one line each."""
-    return faults_of(
-        lambda: _load_identity(options),
-        lambda: load_trust(options.ca),
-        lambda: try_bind("--listen", options.listen, udp=True),
-        lambda: _try_spool(options),
-    )
+    return [
+        *faults_of(lambda: _load_identity(options), lambda: load_trust(options.ca)),
+        *door_faults(options),
+        *faults_of(lambda: _try_spool(options)),
+    ]
 
 
 def _try_spool(options: RelayOptions) -> None:
@@ -128,17 +118,6 @@ def _load_identity(options: RelayOptions) -> Credentials:
     if fault := credentials.date_fault(datetime.now(UTC)):
         raise IdentityError(str(options.cert), fault)
     return credentials
-
-
-async def _numeric(address: Address) -> Address:
-    """``address`` with its host as a number."""
-    host, port = address
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise ConfigError("--listen", f"{host!r} has no address: {error.strerror}") from error
-    return str(found[0][4][0]), port
 
 
 class Relay:
@@ -168,7 +147,7 @@ class Relay:
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
-        self._endpoint = ""
+        self._doors: Doors | None = None
         roster = Roster(limits.connections_per_agent)
         directory = Directory(roster, quotas.services)
         self._judge = Judge(metrics.policy, allow_all=options.allow_all)
@@ -239,22 +218,22 @@ class Relay:
             tenant=options.tenant,
         )
 
-    async def serve(self, listener: Listener, stop: asyncio.Event) -> None:
-        """Serve what ``listener`` accepts until ``stop`` is set; then wind down."""
-        self._endpoint = address_text(self._options.advertise or listener.address)
+    async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
+        """Serve whoever comes in until ``stop`` is set; then wind down."""
+        self._doors = doors
         async with beside(self._talk_to_controller(), name="relay: controller"):
             async with (
                 beside(self._stalls.run(), name="relay: stalls"),
-                beside(self._edge.run(listener), name="relay: edge") as edge,
+                beside(self._edge.run(doors), name="relay: edge") as edge,
             ):
-                log.info("listening", address=address_text(listener.address), carrier="quic")
-                async with beside(self._get_ready(), name="relay: getting ready"):
+                doors.announce()
+                async with beside(self._get_ready(doors.endpoint), name="relay: getting ready"):
                     await stop.wait()
                 await self._drain()
-                await self._close(listener, edge)
+                await self._close(doors, edge)
             await self._settle()
 
-    async def _get_ready(self) -> None:
+    async def _get_ready(self, endpoint: str) -> None:
         """Tell when streams can be opened, and when they cannot for want of a controller."""
         if not self._options.allow_all:
             try:
@@ -266,7 +245,7 @@ class Relay:
                     controllers=self._options.controllers,
                 )
                 await self._following.wait_loaded()
-        log.info("ready", relay_id=self._relay_id, endpoint=self._endpoint)
+        log.info("ready", relay_id=self._relay_id, endpoint=endpoint)
 
     async def _talk_to_controller(self) -> None:
         async with TaskGroup() as group:
@@ -280,10 +259,12 @@ class Relay:
 
     def _describe(self) -> registry.UpsertRelayRequest:
         """What the controller is told of this relay."""
+        assert self._doors is not None
         return registry.UpsertRelayRequest(
             id=self._relay_id,
             region=self._options.region,
-            endpoint=self._endpoint,
+            endpoint=self._doors.endpoint,
+            tcp_endpoint=self._doors.tcp_endpoint,
             load=len(self._pairs),
             draining=self._draining,
         )
@@ -304,13 +285,13 @@ class Relay:
         except TimeoutError:
             log.warning("streams are cut off", streams=len(self._pairs))
 
-    async def _close(self, listener: Listener, edge: Task[None]) -> None:
+    async def _close(self, doors: Doors, edge: Task[None]) -> None:
         for pair in self._pairs:
             if pair.splice is not None:
                 code = ErrorCode.LEG_LOST if pair.can_resume else ErrorCode.DRAIN
                 pair.splice.abandon(code, DRAINING)
         self._edge.close(ErrorCode.DRAIN, DRAINING)
-        await listener.close()
+        await doors.close()
         await asyncio.wait([edge], timeout=FAREWELL)
 
     async def _settle(self) -> None:

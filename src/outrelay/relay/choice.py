@@ -5,6 +5,8 @@ not serve a call it should have served *rests*: others are asked before it. Its 
 number of streams it carries for each unit of its weight.
 
 - Who rests comes after everybody who does not.
+- Then processes that share an agent's identity with a newer one stand back: they are asked
+  when no other provider is left.
 - Then the lower priority number comes first, then the lower load, then whose turn was longest
   ago; of those that were never asked, the one listed first.
 - The first rest lasts ``FIRST_REST``, each one after another failure twice as long as the one
@@ -12,7 +14,7 @@ number of streams it carries for each unit of its weight.
 - Calls that were under way together fail together: only a call that began after the last
   failure was noted makes a rest longer.
 
-Source: docs/decisions/0004-choice-of-providers.md.
+Source: docs/decisions/0008-choice-of-providers.md.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Candidate(Generic[ProviderT]):
 
     Args:
         provider: Whatever stands for it.
+        age: How many newer processes of the same agent there are.
         priority: Lower comes first.
         weight: Its share among equals; 0 counts as 1.
         streams: How many it carries.
@@ -73,6 +76,7 @@ class Candidate(Generic[ProviderT]):
     """
 
     provider: ProviderT
+    age: int
     priority: int
     weight: int
     streams: int
@@ -85,6 +89,7 @@ def in_order(candidates: Iterable[Candidate[ProviderT]], now: float) -> list[Can
         candidates,
         key=lambda each: (
             each.standing.rests(now),
+            each.age,
             each.priority,
             each.streams / (each.weight or 1),
             each.standing.turn,

@@ -26,6 +26,7 @@ from outrelay.relay.options import Overflow, RelayOptions
 EXAMPLES = """
 outrelay-relay --cert relay.pem --key relay.key --ca ca.pem
 outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
+    --listen-tcp 0.0.0.0:443 --advertise-tcp relay.example.net:443 \\
     --controller controller.example.net:7444 --cert relay.pem --key relay.key --ca ca.pem
 """
 
@@ -38,6 +39,20 @@ outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
     default="",
     show_default="--listen",
     help="Where others reach this relay.",
+)
+@flag(
+    "--listen-tcp",
+    type=OPTIONAL_ADDRESS,
+    default="",
+    show_default="nowhere",
+    help="Where agents dial in over TCP (TLS), from networks that block UDP; usually port 443.",
+)
+@flag(
+    "--advertise-tcp",
+    type=OPTIONAL_ADDRESS,
+    default="",
+    show_default="--listen-tcp",
+    help="Where others reach that.",
 )
 @flag(
     "--controller",
@@ -122,6 +137,8 @@ def main(
     *,
     listen: Address,
     advertise: Address | None,
+    listen_tcp: Address | None,
+    advertise_tcp: Address | None,
     controllers: tuple[str, ...],
     controller_plaintext: bool,
     cert: Path,
@@ -151,6 +168,8 @@ def main(
     return RelayOptions(
         listen=listen,
         advertise=advertise,
+        listen_tcp=listen_tcp,
+        advertise_tcp=advertise_tcp,
         controllers=controllers,
         controller_plaintext=controller_plaintext,
         cert=cert,

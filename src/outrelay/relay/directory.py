@@ -88,10 +88,13 @@ class Directory:
         """Whether the agent of ``session`` offers a service, by this session or another."""
         return session.uri in self._attached.get(service_id(session.tenant, name), ())
 
-    def providers(self, tenant: str, name: str) -> list[Session]:
-        """The sessions that offer the service here: one for each process that does."""
+    def providers(self, tenant: str, name: str) -> list[tuple[int, Session]]:
+        """The sessions that offer the service here: one for each process that does.
+
+        Each comes with the number of newer processes of the same agent among them.
+        """
         uris = self._attached.get(service_id(tenant, name), ())
-        return [session for uri in uris for session in self._processes(uri, name)]
+        return [found for uri in uris for found in enumerate(self._processes(uri, name))]
 
     def _processes(self, uri: str, name: str) -> Iterator[Session]:
         """An agent's sessions that offer the service, the newest first.

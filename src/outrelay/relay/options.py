@@ -33,6 +33,8 @@ class RelayOptions:
     Args:
         listen: Where agents dial in (UDP).
         advertise: Where others reach that; None: at ``listen``.
+        listen_tcp: Where they dial in over TCP; None: nowhere.
+        advertise_tcp: Where others reach that; None: at ``listen_tcp``.
         controllers: Targets of the controllers, tried in turn.
         controller_plaintext: Call them without TLS.
         cert: Certificate file.
@@ -57,6 +59,8 @@ class RelayOptions:
 
     listen: Address
     advertise: Address | None = None
+    listen_tcp: Address | None = None
+    advertise_tcp: Address | None = None
     controllers: tuple[str, ...]
     controller_plaintext: bool = False
     cert: Path

@@ -13,8 +13,9 @@ from outrelay.agent.doctor.findings import Mark
 from outrelay.agent.options import Expose
 from outrelay.lib.identity.verify import Usage
 from outrelay.lib.values import Address
-from tests.agent.tcp import HOST, free_port
+from tests.agent.tcp import HOST
 from tests.support.pki import DAY, Hostile, TestPki
+from tests.support.ports import unused_port
 
 PKI = TestPki(now=datetime.now(UTC).replace(microsecond=0))  # as certificates tell time
 
@@ -64,7 +65,7 @@ async def test_backends_are_tried() -> None:
     with socket.create_server((HOST, 0)) as server:
         there = await local.backend(expose(server.getsockname()))
     assert there.mark is Mark.OK
-    gone = await local.backend(expose((HOST, free_port())))
+    gone = await local.backend(expose((HOST, unused_port())))
     assert gone.mark is Mark.FAIL
     assert "refused" in gone.text
     nameless = await local.backend(expose(("no-such-name.invalid", 1)))

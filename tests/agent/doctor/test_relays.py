@@ -19,6 +19,7 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Dialer
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.ways import Carrier, Endpoint, Route
 from outrelay.lib.values import Address
 from tests.agent.place import AGENT, Place
 from tests.support.pki import TestPki
@@ -39,7 +40,8 @@ async def quic() -> AsyncIterator[tuple[QuicEndpoint, RelayPeer]]:
 
 
 def way(dialer: Dialer, endpoint: Address = HERE) -> Way:
-    return Way(carrier="quic", endpoint=endpoint, dialer=dialer, server_name="localhost")
+    route = Route(dialer, endpoint)
+    return Way(endpoint=Endpoint(Carrier.QUIC, endpoint), route=route, server_name="localhost")
 
 
 async def examined(way: Way, relay: Callable[[], Awaitable[None]]) -> list[Answer]:

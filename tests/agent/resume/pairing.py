@@ -27,6 +27,7 @@ from outrelay.lib.tasks import isolate
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader, message_of
 from outrelay.lib.transport.memory import EXPIRES, MemoryConnection, MemoryNetwork
+from outrelay.lib.transport.ways import Carrier, Ways
 from outrelay.lib.values import parse_address
 from outrelay.relay.splice import Leg, Splice
 from tests.agent.place import OPTIONS, RELAY
@@ -245,6 +246,12 @@ class PairingRelay:
             del self.splices[stream_id]
 
 
+def ways(network: MemoryNetwork, identity: Identity) -> Ways:
+    """How an agent reaches what is on the network."""
+    dialer = network.dialer(identity)
+    return Ways({Carrier.QUIC: dialer, Carrier.TCP: dialer})
+
+
 @dataclass
 class Meeting:
     """Two agents and what stands around them."""
@@ -278,7 +285,7 @@ async def meeting(
             consumer = replace(options, consume=(Consume(service=SERVICE, bind=(HOST, 0)),))
             agents = [
                 group.create_task(
-                    app.serve(each, identity, EXPIRES, network.dialer(identity), asyncio.Event())
+                    app.serve(each, identity, EXPIRES, ways(network, identity), asyncio.Event())
                 )
                 for identity, each in ((PROVIDER, provider), (CONSUMER, consumer))
             ]

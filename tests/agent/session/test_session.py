@@ -18,8 +18,8 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.memory import MemoryNetwork
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
-from tests.agent.tcp import free_port
 from tests.support.events import Events
+from tests.support.ports import unused_port
 from tests.support.relay_peer import Link, read_exactly
 
 
@@ -43,7 +43,7 @@ async def test_hello_says_who_we_are_and_what_we_can(place: Place) -> None:
 
 
 async def test_services_are_registered_and_the_agent_is_ready(place: Place) -> None:
-    ports = {"db": free_port(), "cache": free_port()}
+    ports = {"db": unused_port(), "cache": unused_port()}
     async with place.agent(expose=ports):
         link = await place.relay.accept()
         registers = [await next_register(link) for _ in ports]
@@ -75,7 +75,7 @@ async def test_an_agent_without_services_is_ready_at_once(place: Place) -> None:
 
 
 async def test_services_are_registered_again_after_a_reconnect(place: Place) -> None:
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         await place.seen.wait("ready")
         link.connection.close(ErrorCode.DRAIN, "restart")
         link = await place.relay.accept()
@@ -93,7 +93,7 @@ async def test_a_refused_registration_is_explained_and_tried_again(
     place: Place, code: int, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registration, "RETRY_FIRST", 0.01)
-    async with place.agent(expose={SERVICE: free_port()}):
+    async with place.agent(expose={SERVICE: unused_port()}):
         link = await place.relay.accept()
         await next_register(link)
         nack = orp.StreamReject(code=code, reason="the reason", service_name=SERVICE)
@@ -109,7 +109,7 @@ async def test_an_unanswered_registration_is_tried_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registration, "RETRY_FIRST", 0.01)
-    async with place.agent(expose={SERVICE: free_port()}, options=limited(register=0.02)):
+    async with place.agent(expose={SERVICE: unused_port()}, options=limited(register=0.02)):
         link = await place.relay.accept()
         await next_register(link)
         await place.seen.wait("registration not answered, trying again")
@@ -118,7 +118,7 @@ async def test_an_unanswered_registration_is_tried_again(
 
 
 async def test_answers_nobody_waits_for_are_ignored(place: Place) -> None:
-    async with place.provider(free_port()) as (_, link):
+    async with place.provider(unused_port()) as (_, link):
         await link.send(FrameType.REGISTER_ACK, orp.RegisterAck(service_id="acme/db"))
         await link.send(FrameType.REGISTER_NACK, orp.StreamReject(service_name="db"))
         await link.send(FrameType.REGISTER_ACK, orp.RegisterAck(service_id="nonsense"))
@@ -282,7 +282,7 @@ async def test_services_are_offered_again_when_a_plain_relays_old_connection_end
 ) -> None:
     monkeypatch.setattr(uplink, "PLAIN_SETTLES", 0.01)
     async with narrow.agent(
-        consume=[SERVICE], expose={"web": free_port()}, options=limited(open=0.02)
+        consume=[SERVICE], expose={"web": unused_port()}, options=limited(open=0.02)
     ) as agent:
         old = await narrow.relay.accept(())
         assert await old.registered() == "web"

@@ -17,7 +17,7 @@ from outrelay.lib.transport.carrier import Address, Connection, Dialer
 from outrelay.lib.transport.dial import Backoff
 from outrelay.lib.transport.memory import MemoryConnection
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
-from tests.agent.tcp import free_port
+from tests.support.ports import unused_port
 from tests.support.relay_peer import Link
 
 FIRST, SECOND = ("127.0.0.1", 7443), ("127.0.0.2", 7443)
@@ -200,7 +200,7 @@ async def test_a_plain_relay_that_was_lost_is_connected_once_more(
     place: Place, dialer: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uplink, "PLAIN_FORGETS", 0.1)
-    async with place.agent(expose={SERVICE: free_port()}, dialer=dialer):
+    async with place.agent(expose={SERVICE: unused_port()}, dialer=dialer):
         link = await place.relay.accept(())
         await link.registered()
         await place.seen.wait("registered")
@@ -214,7 +214,7 @@ async def test_a_plain_relay_that_was_lost_is_connected_once_more(
 
 
 async def test_a_plain_relay_that_was_lost_is_avoided(place: Place, dialer: Recorder) -> None:
-    async with place.agent(expose={SERVICE: free_port()}, options=BOTH, dialer=dialer):
+    async with place.agent(expose={SERVICE: unused_port()}, options=BOTH, dialer=dialer):
         link = await place.relay.accept(())
         await place.seen.wait("connected")
         second = place.relay_at("127.0.0.2", SECOND_RELAY)
@@ -229,7 +229,7 @@ async def test_a_relay_of_ours_that_was_lost_is_connected_once(
     place: Place, dialer: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uplink, "PLAIN_FORGETS", 0.0)
-    async with place.agent(expose={SERVICE: free_port()}, dialer=dialer):
+    async with place.agent(expose={SERVICE: unused_port()}, dialer=dialer):
         sever(await place.relay.accept())
         await (await place.relay.accept()).registered()
         await place.seen.wait("registered")

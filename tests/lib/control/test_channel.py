@@ -26,6 +26,7 @@ from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
 from tests.support.pki import Hostile, TestPki
+from tests.support.ports import unused_port
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
@@ -217,8 +218,3 @@ class TestWhyItFailed:
 def test_a_target_of_no_known_form_is_a_config_error(target: str) -> None:
     with pytest.raises(ConfigError, match="or unix:PATH for an admin socket"):
         open_channel(target)
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

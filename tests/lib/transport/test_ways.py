@@ -11,7 +11,7 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.transport import dial as dialing
 from outrelay.lib.transport.carrier import Address, Connection
 from outrelay.lib.transport.memory import MemoryDialer, MemoryNetwork
-from outrelay.lib.transport.ways import Carrier, Detour, Endpoint, Ways, tiers
+from outrelay.lib.transport.ways import Carrier, Endpoint, Route, Ways, tiers
 
 AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
 RELAY = Identity.parse("outrelay://local/relay/r1")
@@ -36,6 +36,12 @@ def test_quic_first_and_tcp_behind_it(
     known: Endpoint | None, avoided: Endpoint | None, order: list[list[Endpoint]]
 ) -> None:
     assert tiers([T1, Q1, Q2, T2, Q1], known=known, avoided=avoided) == order
+
+
+def test_spare_ones_come_behind_all_others() -> None:
+    assert tiers([T1, Q1], spare=[Q2, T1, T2]) == [[Q1], [T1], [Q2, T2]]
+    assert tiers([Q1], spare=[Q2, T2], known=T2) == [[Q1, T2], [Q2]]
+    assert tiers([Q1], spare=[T2], avoided=Q1) == [[T2], [Q1]]
 
 
 def test_one_carrier_alone_needs_no_head_start() -> None:
@@ -100,8 +106,8 @@ async def test_only_tcp_takes_a_detour_and_its_names_are_not_looked_up(
         network.listen(address, RELAY)
     direct, around = network.dialer(AGENT), Recorder(network.dialer(AGENT))
 
-    def detour(address: Address) -> Detour | None:
-        return Detour(around, proxy) if address[0] == "relay.test" else None
+    def detour(address: Address) -> Route | None:
+        return Route(around, proxy) if address[0] == "relay.test" else None
 
     ways = Ways({Carrier.QUIC: direct, Carrier.TCP: direct}, detour=detour)
     await connect(ways, Endpoint(Carrier.TCP, ("relay.test", 443)))

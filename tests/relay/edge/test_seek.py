@@ -144,12 +144,14 @@ async def test_the_lower_priority_number_has_all_calls_while_it_serves() -> None
         await accept(await cast.asked(0))
 
 
-async def test_processes_of_one_agent_are_providers_of_their_own() -> None:
+async def test_the_newest_process_of_an_agent_has_all_calls_while_it_serves() -> None:
     async with relay_rooms() as relay:
         replicas = [await relay.agent(AGENT_B, *FEATURES, instance=each) for each in (ONE, TWO)]
         for each in replicas:
             await each.register("echo")
         cast = Cast(relay, await relay.agent(AGENT_A, *FEATURES), replicas[::-1])
+        for _ in range(3):
+            await cast.call(served_by=0)
         await cast.open()
         await cast.refuse(0)
         await accept(await cast.asked(1))

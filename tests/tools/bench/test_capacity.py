@@ -17,7 +17,7 @@ SIZE = replace(QUICK, agents=2, streams=5, rates={20: 1}, changes=1)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("capacity")
-    with capacity.backend() as backend, Deployment(directory) as deployment:
+    with capacity.backend() as (_, backend), Deployment(directory) as deployment:
         deployment.make_certificates()
         deployment.start_controller()
         deployment.cli(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import click
 
-from outrelay.agent.app import ANYWHERE, load_identity
+from outrelay.agent.app import load_identity, open_ways
 from outrelay.agent.doctor import local, relays
 from outrelay.agent.doctor.findings import (
     Finding,
@@ -22,7 +22,6 @@ from outrelay.agent.doctor.findings import (
 )
 from outrelay.agent.options import AgentOptions
 from outrelay.lib.identity.certs import Credentials, Trust, load_trust
-from outrelay.lib.transport.quic import QuicEndpoint
 
 
 async def run(options: AgentOptions, log_format: str) -> int:
@@ -56,19 +55,18 @@ async def examine(options: AgentOptions) -> AsyncIterator[Finding]:
 
 
 async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust) -> list[Finding]:
-    endpoint = await QuicEndpoint.bind(
-        ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
-    )
-    try:
-        ways = [
-            relays.Way(
-                carrier="quic", endpoint=each, dialer=endpoint, server_name=options.server_name
+    async with open_ways(options, credentials, trust) as ways:
+        tried = await asyncio.gather(
+            *(
+                relays.check(
+                    relays.Way(
+                        endpoint=each, route=ways.route(each), server_name=options.server_name
+                    ),
+                    credentials.identity,
+                )
+                for each in options.endpoints
             )
-            for each in options.relays
-        ]
-        tried = await asyncio.gather(*(relays.check(way, credentials.identity) for way in ways))
-    finally:
-        await endpoint.close()
+        )
     answers = [answer for each in tried for answer in each]
     clock = relays.clock(answers)
     found = of_alternatives([answer.finding for answer in answers])

@@ -20,10 +20,11 @@ from outrelay.agent.session.greeting import Greeting, greet, hello_of
 from outrelay.lib.errors import ProtocolError, Refused, TransportError
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.orp.types import FrameType
-from outrelay.lib.transport.carrier import Address, Connection, Dialer
+from outrelay.lib.transport.carrier import Address, Connection
 from outrelay.lib.transport.dial import resolve
 from outrelay.lib.transport.quic.connection import QuicConnection
 from outrelay.lib.transport.quic.engine import DATAGRAM_SIZES
+from outrelay.lib.transport.ways import Carrier, Endpoint, Route
 from outrelay.lib.values import address_text
 
 ANSWER_LIMIT = 5.0
@@ -39,8 +40,10 @@ SKEW = 5.0
 """Seconds between two clocks that are worth a word."""
 
 _ADVICE = {
-    "quic": "allow outgoing UDP to port {port}, or give --relay-tcp; check that the relay runs",
-    "tcp": "allow outgoing TCP to port {port}, or give --http-proxy; check that the relay runs",
+    Carrier.QUIC: "allow outgoing UDP to port {port}, or give --relay-tcp;"
+    " check that the relay runs",
+    Carrier.TCP: "allow outgoing TCP to port {port}, or give --http-proxy;"
+    " check that the relay runs",
 }
 
 
@@ -49,21 +52,23 @@ class Way:
     """One way to a relay.
 
     Args:
-        carrier: ``quic`` or ``tcp``.
         endpoint: Where the relay is, by name or number.
-        dialer: Connects by that carrier.
+        route: How it is dialled: itself, or a proxy that leads to it.
         server_name: DNS name the relay's certificate must hold; empty: any.
     """
 
-    carrier: str
-    endpoint: Address
-    dialer: Dialer
+    endpoint: Endpoint
+    route: Route
     server_name: str
 
     @property
     def subject(self) -> str:
         """What findings about it are about."""
-        return f"relay {address_text(self.endpoint)} over {self.carrier}"
+        carrier, address = self.endpoint
+        subject = f"relay {address_text(address)} over {carrier}"
+        if self.route.address == address:
+            return subject
+        return f"{subject} through the proxy {address_text(self.route.address)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +87,7 @@ class Answer:
 async def check(way: Way, identity: Identity) -> list[Answer]:
     """Try every address of one way."""
     try:
-        addresses = await resolve(way.endpoint)
+        addresses = await resolve(way.route.address)
     except Refused as error:
         advice = "check the name, and the DNS server of this host"
         return [Answer(finding=_failed(way, error.reason, advice))]
@@ -119,10 +124,10 @@ async def _try(way: Way, address: Address, identity: Identity) -> Answer:
             connection.close()
     except TimeoutError:
         reason = f"{address_text(address)} does not answer within {ANSWER_LIMIT:g} s"
-        advice = _ADVICE[way.carrier].format(port=address[1])
+        advice = _advice(way, address)
         return Answer(finding=_failed(way, reason, advice))
     except Refused as error:
-        advice = hints.FOR_RELAY if error.final else _ADVICE[way.carrier].format(port=address[1])
+        advice = hints.FOR_RELAY if error.final else _advice(way, address)
         return Answer(finding=_failed(way, str(error), advice))
     except (TransportError, ProtocolError) as error:
         reason = f"{address_text(address)} broke off: {error}"
@@ -131,9 +136,13 @@ async def _try(way: Way, address: Address, identity: Identity) -> Answer:
     return Answer(finding=finding, skew=_skew(greeting, asked + took / 2))
 
 
+def _advice(way: Way, address: Address) -> str:
+    return _ADVICE[way.endpoint.carrier].format(port=address[1])
+
+
 async def _dial(way: Way, address: Address) -> Connection:
     async with asyncio.timeout(ANSWER_LIMIT):
-        return await way.dialer.dial(address, roles={Role.RELAY}, server_name=way.server_name)
+        return await way.route.dialer.dial(address, roles={Role.RELAY}, server_name=way.server_name)
 
 
 async def _ping(connection: Connection, greeting: Greeting) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 from outrelay.lib.errors import Closed, ErrorCode, ProtocolError, Refused, Reset
@@ -15,7 +16,8 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Connection
 from outrelay.lib.transport.frames import FrameReader, FrameWriter
-from outrelay.lib.values import address_text
+from outrelay.lib.transport.ways import Carrier, Endpoint
+from outrelay.lib.values import address_text, parse_address
 
 DEREGISTER = "deregister/1"
 GOAWAY = "goaway/1"
@@ -26,6 +28,11 @@ CAPABILITIES = (DEREGISTER, GOAWAY, RESUME)
 
 PROTOCOL_VERSION = "orp/1"
 INSTANCE_SIZE = 16
+
+MOST_ENDPOINTS = 16
+"""Endpoints of a carrier that we take from a relay."""
+
+_NOWHERE = ("0.0.0.0", "::")  # noqa: S104 - what a relay says that does not know its address
 
 _REFUSALS = frozenset({ErrorCode.DENIED, ErrorCode.PROTOCOL, ErrorCode.REPLACED})
 """Codes of a connection closed instead of HELLO_ACK that say: do not try again."""
@@ -40,13 +47,28 @@ class Greeting(NamedTuple):
 
 
 def hello_of(identity: Identity) -> orp.Hello:
-    """The HELLO of one process: its ``instance`` is drawn here, once."""
+    """The HELLO of connections that replace each other: their ``instance`` is drawn here."""
     return orp.Hello(
         protocol_version=PROTOCOL_VERSION,
         agent_uri=identity.uri,
         capabilities=CAPABILITIES,
         instance=os.urandom(INSTANCE_SIZE),
     )
+
+
+def endpoints_of(ack: orp.HelloAck) -> tuple[Endpoint, ...]:
+    """The endpoints an agent may use besides those it knows; what is none is left out."""
+    said = [
+        *((Carrier.QUIC, text) for text in ack.relay_endpoints[:MOST_ENDPOINTS]),
+        *((Carrier.TCP, text) for text in ack.tcp_endpoints[:MOST_ENDPOINTS]),
+    ]
+    found = []
+    for carrier, text in said:
+        with suppress(ValueError):
+            host, port = parse_address(text)
+            if port and host not in _NOWHERE:
+                found.append(Endpoint(carrier, (host, port)))
+    return tuple(found)
 
 
 async def greet(connection: Connection, hello: orp.Hello, limit: float) -> Greeting:

@@ -21,7 +21,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent.options import Limits
 from outrelay.agent.session.carried import Carried, Ready
-from outrelay.agent.session.greeting import DEREGISTER, GOAWAY, RESUME, greet
+from outrelay.agent.session.greeting import DEREGISTER, GOAWAY, RESUME, endpoints_of, greet
 from outrelay.agent.session.outgoing import Outgoing, Pulse
 from outrelay.lib.errors import (
     Closed,
@@ -39,7 +39,8 @@ from outrelay.lib.service import cause_of
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader, FrameWriter, message_of
-from outrelay.lib.values import Address, parse_address
+from outrelay.lib.transport.ways import Carrier, Endpoint
+from outrelay.lib.values import parse_address
 
 log = logs.get_logger(__name__)
 
@@ -79,6 +80,8 @@ class Session:
     ) -> None:
         self.connection = connection
         self.features = features
+        self.endpoints: tuple[Endpoint, ...] = ()
+        """Others that may be used, as the relay says."""
         self._reader = reader
         self._writer = writer
         self._limits = limits
@@ -89,7 +92,7 @@ class Session:
         self._over = False
         self._news = asyncio.Event()
         self._streams: dict[int, list[Carried]] = {}
-        self.alternates: tuple[Address, ...] = ()
+        self.alternates: tuple[Endpoint, ...] = ()
         """Relays that this one names instead of itself."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
         self._skipped_some = False
@@ -104,7 +107,9 @@ class Session:
             Refused: The relay refused us or did not answer.
         """
         reader, writer, ack = await greet(connection, hello, limits.hello)
-        return cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
+        session = cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
+        session.endpoints = endpoints_of(ack)
+        return session
 
     @property
     def is_plain(self) -> bool:
@@ -268,7 +273,7 @@ class Session:
         log.info("the relay leaves", relay=self.connection.peer, reason=goaway.reason)
         for text in goaway.alternate_endpoints[:ALTERNATES_MOST]:
             with suppress(ValueError):
-                self.alternates += (parse_address(text),)
+                self.alternates += (Endpoint(Carrier.QUIC, parse_address(text)),)
         self._news.set()
 
     def _registered(self, service: str, answer: StreamRejected | None) -> None:

@@ -1,5 +1,9 @@
 """Keeps one session up: races the relays, says HELLO, registers, and does it again.
 
+Over tcp it goes on trying quic beside the session, and when that gets through new streams
+go there; those of the session that was up go on until they end, side by side with the others:
+HELLO of the new one names another instance, so the relay does not take it for the old one.
+
 Invariants: at most one session takes new streams. Relays that do not answer are tried for
 ever; a refusal that trying again cannot change ends the agent, but only before its first
 session: later it may be the relay that is being repaired.
@@ -14,11 +18,12 @@ import time
 from asyncio import TaskGroup
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Never
+from typing import NamedTuple, Never
 
 from outrelay.agent import hints
 from outrelay.agent.options import AgentOptions
+from outrelay.agent.session import climb
+from outrelay.agent.session.dialling import Dialling, Link
 from outrelay.agent.session.greeting import hello_of
 from outrelay.agent.session.registration import register_all
 from outrelay.agent.session.session import Session
@@ -30,19 +35,16 @@ from outrelay.lib.errors import (
     StreamRejected,
     TransportError,
 )
-from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe import logs
-from outrelay.lib.tasks import spawn
-from outrelay.lib.transport.carrier import Address, Connection, Dialer, Stream
-from outrelay.lib.transport.dial import Attempt, Backoff, dial, race
+from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.tasks import beside, spawn
+from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.dial import Backoff
+from outrelay.lib.transport.ways import Ways
 from outrelay.lib.values import address_text
 
 log = logs.get_logger(__name__)
-
-DIAL_FIRST = 2.0
-DIAL_MOST = 5.0
-"""Seconds a relay has to answer: few at first, so that one that has just restarted is dialled
-anew rather than at the next retransmission; doubled with every failure."""
 
 RETRY_BUSY = 5.0
 RETRY_IDLE = 30.0
@@ -61,16 +63,11 @@ PLAIN_SETTLES = 1.0
 """Seconds until it has done so for the sake of one that we have closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A connection, and the endpoint it was dialled at."""
+class Up(NamedTuple):
+    """A link on which HELLO was answered."""
 
-    endpoint: Address
-    connection: Connection
-
-    def close(self) -> None:
-        """Give it up."""
-        self.connection.close()
+    link: Link
+    session: Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +75,11 @@ class LostPlain:
     """A connection to a plain relay that was lost while it had our services.
 
     Args:
-        endpoint: Where the relay is.
+        relay: Which one.
         forgets_at: When it has noticed at the latest, and dropped them; the loop's clock.
     """
 
-    endpoint: Address
+    relay: Identity
     forgets_at: float
 
 
@@ -93,7 +90,7 @@ class Uplink:
         options: Relays, services and limits.
         identity: Ours.
         expires: When our certificate ends, seconds since the epoch.
-        dialer: Connects to relays.
+        ways: Connect to relays.
         take: Gets every stream a relay opens.
         is_busy: Whether streams are alive.
     """
@@ -104,7 +101,7 @@ class Uplink:
         *,
         identity: Identity,
         expires: float,
-        dialer: Dialer,
+        ways: Ways,
         take: Callable[[Session, Stream], None],
         is_busy: Callable[[], bool],
     ) -> None:
@@ -112,20 +109,20 @@ class Uplink:
         self._identity = identity
         self._expires = expires
         self._hello = hello_of(identity)
-        self._dialer = dialer
+        self._dialling = Dialling(options, ways)
         self.take = take
         self._is_busy = is_busy
         self._backoff = Backoff(immediate=True)
-        self._patience = DIAL_FIRST
         self._session: Session | None = None
         self._up = asyncio.Event()
         self._was_up = False
         self._was_ready = False
-        self._avoided: Address | None = None
+        self._running: set[Session] = set()
+        self._better: Up | None = None
         self._lost_plain: LostPlain | None = None
         self._forgotten = asyncio.Event()
         self._offers = options.expose
-        self._leaving: tuple[Link, Session] | None = None
+        self._leaving: Session | None = None
 
     async def run(self) -> Never:
         """Keep a session up, for ever; cancelled, it closes the connection.
@@ -135,9 +132,17 @@ class Uplink:
         """
         async with TaskGroup() as group:
             while True:
-                link, session = await self._connect()
-                spawn(group, session.run(), name="agent: session")
-                await self._use(link, session)
+                up = self._better or await self._connect()
+                self._better = None
+                spawn(group, self._run(up.session), name="agent: session")
+                await self._use(up)
+
+    async def _run(self, session: Session) -> None:
+        self._running.add(session)
+        try:
+            await session.run()
+        finally:
+            self._running.discard(session)
 
     async def session(self) -> Session:
         """The session that is up, as soon as one is.
@@ -160,58 +165,37 @@ class Uplink:
         return self._session
 
     async def deregister(self) -> None:
-        """Offer nothing any longer, and tell the relay."""
+        """Offer nothing any longer, and tell the relays."""
         offered, self._offers = self._offers, ()
-        session = self._session
-        if session is None:
-            return
         try:
             async with asyncio.timeout(DEREGISTER_MOST):
-                for each in offered:
-                    await session.deregister(each.service)
+                for session in list(self._running):
+                    for each in offered:
+                        await session.deregister(each.service)
         except (TransportError, TimeoutError) as error:
             log.warning("services not deregistered", error=str(error) or "the relay is slow")
 
-    async def _connect(self) -> tuple[Link, Session]:
+    async def _connect(self) -> Up:
         """A session with whichever relay answers first."""
         while True:
             most = RETRY_BUSY if self._is_busy() else RETRY_IDLE
             await asyncio.sleep(self._backoff.delay(most))
             hint = hints.FOR_RELAY
             try:
-                link = await race(self._tiers())
+                link = await self._dialling.any_relay()
                 hint = hints.FOR_HELLO
-                self._avoided = link.endpoint  # until it has answered HELLO
-                limits = self._options.limits
-                session = await Session.start(link.connection, self._hello, limits, self)
+                self._dialling.avoided = link.endpoint  # until it has answered HELLO
+                return await self._start(link, self._hello)
             except Refused as refused:
-                self._patience = min(2 * self._patience, DIAL_MOST)
+                self._dialling.has_failed()
                 self._judge(refused, hint)
-            else:
-                self._avoided = None
-                self._patience = DIAL_FIRST
-                self._was_up = True
-                return link, session
 
-    def _tiers(self) -> list[list[Attempt[Link]]]:
-        """All relays at once, but the one to avoid later."""
-        alternates = self._leaving[1].alternates if self._leaving else ()
-        relays = tuple(dict.fromkeys((*self._options.relays, *alternates)))
-        tiers = (
-            [each for each in relays if each != self._avoided],
-            [each for each in relays if each == self._avoided],
-        )
-        return [[partial(self._dial, each) for each in tier] for tier in tiers if tier]
-
-    async def _dial(self, endpoint: Address) -> Link:
-        connection = await dial(
-            self._dialer,
-            endpoint,
-            roles={Role.RELAY},
-            server_name=self._options.server_name,
-            limit=self._patience,
-        )
-        return Link(endpoint, connection)
+    async def _start(self, link: Link, hello: orp.Hello) -> Up:
+        """Say HELLO over ``link``."""
+        session = await Session.start(link.connection, hello, self._options.limits, self)
+        self._dialling.has_worked(link, session.endpoints)
+        self._was_up = True
+        return Up(link, session)
 
     def _judge(self, refused: Refused, hint: str) -> None:
         """Go on after a refusal, unless it is for good; ``hint`` says what to do about it."""
@@ -225,18 +209,20 @@ class Uplink:
             reason = f"{refused.reason}; {hint}"
             raise Refused(refused.peer, reason, final=True) from refused
 
-    async def _use(self, link: Link, session: Session) -> None:
-        """Let new streams use ``session`` until it is over."""
+    async def _use(self, up: Up) -> None:
+        """Let new streams use a session until it is over, or there is a better one."""
+        link, session = up
         loop = asyncio.get_running_loop()
         since = loop.time()
         where = address_text(link.connection.peer_address)
-        log.info("connected", relay=link.connection.peer, address=where)
+        carrier = link.connection.carrier
+        log.info("connected", relay=link.connection.peer, address=where, carrier=carrier)
         self._session = session
         self._up.set()
         self._leave_behind()
         try:
             async with asyncio.timeout_at(self._renewal(link, session)):
-                closed = await session.until_leaving()
+                closed = await self._until_over(up)
         except TimeoutError:
             log.info("connecting again, a plain relay may have dropped our registration")
             link.close()
@@ -246,15 +232,34 @@ class Uplink:
         if closed:
             self._lost(link, session, closed)
         elif self._session is session:  # until another one is up
-            self._leaving = (link, session)
-            self._avoided = link.endpoint
+            self._leaving = session
+            self._dialling.has_left(link, session.alternates)
 
     def _leave_behind(self) -> None:
         """Another session is up: move what can move from the one that leaves."""
         leaving, self._leaving = self._leaving, None
         if leaving:
-            leaving[1].retire()
-            leaving[1].move()
+            leaving.retire()
+            leaving.move()
+
+    async def _until_over(self, up: Up) -> Closed | None:
+        """How the session ended; None when another one takes new streams from now on."""
+        if not self._dialling.can_climb(up.link):
+            return await up.session.until_leaving()
+        async with beside(self._climb(up.session), name="agent: look for quic"):
+            return await up.session.until_leaving()
+
+    async def _climb(self, session: Session) -> None:
+        """Take new streams away from ``session``, once quic gets through."""
+        hello = hello_of(self._identity)
+
+        async def attempt() -> Up:
+            return await self._start(await self._dialling.over_quic(), hello)
+
+        self._better = better = await climb.reach(attempt)
+        log.info("quic gets through, new streams take it", endpoint=better.link.endpoint)
+        self._hello = hello
+        session.retire()
 
     def _lost(self, link: Link, session: Session, closed: Closed) -> None:
         """Judge a connection that was closed or lost."""
@@ -267,14 +272,14 @@ class Uplink:
             )
         log.warning("disconnected", relay=link.connection.peer, reason=str(closed))
         if closed.lost and session.is_plain and self._offers:
-            self._avoided = link.endpoint
+            self._dialling.avoided = link.endpoint
             now = asyncio.get_running_loop().time()
-            self._lost_plain = LostPlain(link.endpoint, now + PLAIN_FORGETS)
+            self._lost_plain = LostPlain(link.connection.peer, now + PLAIN_FORGETS)
 
     def _renewal(self, link: Link, session: Session) -> float | None:
         """When to connect once more because a plain relay may have dropped our services."""
         lost, self._lost_plain = self._lost_plain, None
-        if lost is None or not session.is_plain or lost.endpoint != link.endpoint:
+        if lost is None or not session.is_plain or lost.relay != link.connection.peer:
             return None
         return lost.forgets_at if asyncio.get_running_loop().time() < lost.forgets_at else None
 

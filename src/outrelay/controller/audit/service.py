@@ -21,6 +21,9 @@ from outrelay.lib.errors import ControlError
 FOLLOWED_PAST = 1000
 """Events from before that a follower gets at most: they are turned round in memory."""
 
+FOLLOWED = (("outrelay-follow", "1"),)
+"""What a follower hears at once: that it will be told of what comes."""
+
 Events = AsyncGenerator[StoredEvent, None]
 
 _TEXTS = (
@@ -76,7 +79,7 @@ class AuditService(AuditServicer):
         query = _query(request)
         after = await self._after(request)
         seen = await self._audit.last_seq()
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata(FOLLOWED if request.follow else ())
         async with aclosing(self._past(query, request, after, seen)) as past:
             async for stored in past:
                 yield stored.event

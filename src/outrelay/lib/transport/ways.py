@@ -41,8 +41,8 @@ class Endpoint(NamedTuple):
         return f"{address_text(self.address)} ({self.carrier})"
 
 
-class Detour(NamedTuple):
-    """A way around what lies between: who dials, and what it dials instead."""
+class Route(NamedTuple):
+    """Who dials, and what: an endpoint itself, or a proxy that leads to it."""
 
     dialer: Dialer
     address: Address
@@ -60,7 +60,7 @@ class Ways:
         self,
         dialers: Mapping[Carrier, Dialer],
         *,
-        detour: Callable[[Address], Detour | None] = lambda _: None,
+        detour: Callable[[Address], Route | None] = lambda _: None,
     ) -> None:
         self._dialers = dialers
         self._detour = detour
@@ -79,38 +79,54 @@ class Ways:
         Raises:
             Refused: No address answered in time, or one refused us for good.
         """
-        carrier, address = endpoint
-        dialer = self._dialers.get(carrier)
-        if dialer is None:
-            raise Refused(address_text(address), f"{carrier} is not spoken here")
-        over_tcp = carrier is Carrier.TCP
-        if over_tcp and (detour := self._detour(address)):
-            dialer, address = detour
+        route = self.route(endpoint)
         return await dial(
-            dialer,
-            address,
+            route.dialer,
+            route.address,
             roles=roles,
             server_name=server_name,
             limit=limit,
-            stagger=STAGGER if over_tcp else 0.0,  # each try of tcp costs the peer a handshake
+            # Each try of tcp costs the peer a handshake.
+            stagger=STAGGER if endpoint.carrier is Carrier.TCP else 0.0,
         )
+
+    def route(self, endpoint: Endpoint) -> Route:
+        """How ``endpoint`` is reached.
+
+        Raises:
+            Refused: Nobody here speaks its carrier.
+        """
+        carrier, address = endpoint
+        around = self._detour(address) if carrier is Carrier.TCP else None
+        if around is not None:
+            return around
+        if carrier not in self._dialers:
+            raise Refused(address_text(address), f"{carrier} is not spoken here")
+        return Route(self._dialers[carrier], address)
 
 
 def tiers(
-    endpoints: Iterable[Endpoint], *, known: Endpoint | None = None, avoided: Endpoint | None = None
+    endpoints: Iterable[Endpoint],
+    *,
+    spare: Iterable[Endpoint] = (),
+    known: Endpoint | None = None,
+    avoided: Endpoint | None = None,
 ) -> list[Sequence[Endpoint]]:
     """What to try together, and what to try when that has had its head start.
 
     Args:
-        endpoints: All there are.
+        endpoints: Those to use.
+        spare: Those to use when the others do not answer.
         known: One that has worked here: it needs no head start of others.
         avoided: One to try last.
     """
-    listed = list(dict.fromkeys(endpoints))
-    first = [each for each in listed if each.carrier is Carrier.QUIC or each == known]
-    groups = (
-        [each for each in first if each != avoided],
-        [each for each in listed if each not in first and each != avoided],
-        [each for each in listed if each == avoided],
-    )
+    ranks: dict[Endpoint, int] = {}
+    for each in endpoints:
+        ranks[each] = 1 if each.carrier is Carrier.TCP else 0
+    for each in spare:
+        ranks.setdefault(each, 2)
+    for special, rank in ((known, 0), (avoided, 3)):
+        if special in ranks:
+            ranks[special] = rank
+    groups = ([each for each in ranks if ranks[each] == rank] for rank in range(4))
     return [group for group in groups if group]

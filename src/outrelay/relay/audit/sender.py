@@ -60,7 +60,6 @@ class Sender:
     def __init__(self, source: Source, controller: Controller) -> None:
         self._source = source
         self._controller = controller
-        self._plain = False
         self._fault = ""
         self._away = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -106,15 +105,11 @@ class Sender:
 
     async def _store(self, records: Records) -> None:
         """Send until all of ``records`` are stored, or refused for good."""
-        if self._plain:
-            await self._store_singly(records)
-            return
         try:
             await self._send_batch(records)
         except ControlError as error:
-            if error.status == "UNIMPLEMENTED":
-                self._plain = True
-                await self._store(records)
+            if error.status == "UNIMPLEMENTED":  # with the next batch another kind may be there
+                await self._store_singly(records)
             elif error.status == "INVALID_ARGUMENT":
                 await self._store_parts(records, error)
             else:

@@ -28,6 +28,7 @@ from outrelay.lib.transport.frames import FrameReader
 from outrelay.lib.values import address_text
 from outrelay.relay.clock import unix_ms
 from outrelay.relay.directory import Directory
+from outrelay.relay.doors import Doors
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
 from outrelay.relay.edge.session import GOAWAY, Roster, Session
@@ -72,17 +73,23 @@ class Edge:
         self._throttle = Throttle()
         self._connections: set[Connection] = set()
         self._draining = False
+        self._doors: Doors | None = None
 
-    async def run(self, listener: Listener) -> None:
-        """Serve what ``listener`` accepts, until it is closed and all connections are gone."""
+    async def run(self, doors: Doors) -> None:
+        """Serve whoever comes in, until the doors are closed and all connections are gone."""
+        self._doors = doors
         async with TaskGroup() as group:
-            while True:
-                try:
-                    connection = await listener.accept()
-                except Closed:
-                    return
-                name = f"relay: connection of {connection.peer}"
-                isolate(group, self._serve(connection), name=name)
+            for carrier, listener in doors.listeners.items():
+                spawn(group, self._accept(listener, group), name=f"relay: accept over {carrier}")
+
+    async def _accept(self, listener: Listener, group: TaskGroup) -> None:
+        while True:
+            try:
+                connection = await listener.accept()
+            except Closed:
+                return
+            name = f"relay: connection of {connection.peer}"
+            isolate(group, self._serve(connection), name=name)
 
     def drain(self, seconds: float) -> None:
         """Turn new connections away from now on; the present ones are asked to go elsewhere.
@@ -178,6 +185,10 @@ class Edge:
             server_time_unix_ms=unix_ms(),
             accepted_features=sorted(session.features),
         )
+        if self._doors is not None and not session.plain:
+            ack.relay_endpoints.append(self._doors.endpoint)
+            if self._doors.tcp_endpoint:
+                ack.tcp_endpoints.append(self._doors.tcp_endpoint)
         session.send(FrameType.HELLO_ACK, ack)
         return session
 

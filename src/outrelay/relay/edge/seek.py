@@ -11,7 +11,7 @@ policy takes the caller. One *try* is one candidate asked; ``relay.choice`` has 
 
 Invariant: of a try that failed nothing is left, whatever its provider still says.
 
-Source: protocol.md sections 3 and 5; docs/decisions/0004-choice-of-providers.md.
+Source: protocol.md sections 3 and 5; docs/decisions/0008-choice-of-providers.md.
 """
 
 from __future__ import annotations
@@ -136,20 +136,22 @@ class Seeker:
         candidates = [
             Candidate(
                 provider=session,
+                age=age,
                 priority=session.services[call.service].priority,
                 weight=session.services[call.service].weight,
                 streams=session.serving,
                 standing=session.standing(call.service),
             )
-            for session in self._directory.providers(call.tenant, call.service)
+            for age, session in self._directory.providers(call.tenant, call.service)
         ]
         return [each.provider for each in in_order(candidates, _now())]
 
     async def _nobody(self, call: Call, caller_side: Verdict) -> StreamRejected:
         """Why there is nobody to ask."""
         for _, verdict in self._judged(call, caller_side):
-            if refusal := objection(self._judge.count(verdict)):
-                return refusal
+            refusal = objection(self._judge.count(verdict))
+            assert refusal is not None, "it would have been chosen"
+            return refusal
         if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
             return StreamRejected(
                 RejectCode.UNREACHABLE,

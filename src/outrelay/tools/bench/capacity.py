@@ -134,7 +134,7 @@ class Size:
     rates: Mapping[int, int] = field(default_factory=lambda: {200: 30, 500: 10})
     """Opens a second, and for how many seconds."""
     rules: int = 10_000
-    decisions: int = 20_000
+    decisions: int = 10_000
     services: int = 5_000
     starts: int = 3
     changes: int = 20
@@ -306,14 +306,14 @@ TRIALS = (
 
 
 @contextmanager
-def backend() -> Iterator[Address]:
-    """The echoing backend, for as long as the context lasts."""
+def backend() -> Iterator[tuple[subprocess.Popen[str], Address]]:
+    """The echoing backend and where it listens, for as long as the context lasts."""
     with subprocess.Popen(
         [*_SWARM, "serve"], stdout=subprocess.PIPE, text=True, process_group=0
     ) as process:
         try:
             assert process.stdout is not None
-            yield "127.0.0.1", int(process.stdout.readline())
+            yield process, ("127.0.0.1", int(process.stdout.readline()))
         finally:
             process.kill()
 

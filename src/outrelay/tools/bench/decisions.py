@@ -14,6 +14,7 @@ from outrelay.lib.policy import Decision, PolicySet, Rule
 
 _TENANT = "acme"
 _CALLERS = 100
+_TRIES = 3
 _SEARCHED_EVERY, _GLOB_EVERY, _CALLEE_EVERY = 200, 5, 10
 
 
@@ -38,19 +39,26 @@ def rules(count: int) -> Iterator[Rule]:
 
 
 def measure(rule_count: int, times: int) -> tuple[list[float], list[float]]:
-    """Seconds of ``times`` decisions that miss, and of as many that hit."""
+    """Seconds of ``times`` decisions that miss, and of as many that hit.
+
+    Each is the best of a few tries: what others do to the machine is not its cost.
+    """
     policies = PolicySet(rules(rule_count))
     questions = [
         (_agent(number % _CALLERS), f"service-{number % rule_count}", _agent(number))
         for number in range(times)
     ]
     misses = [
-        _seconds(policies, *question, method=f"m-{n}") for n, question in enumerate(questions)
+        min(_seconds(policies, *question, method=f"{n}-{try_}") for try_ in range(_TRIES))
+        for n, question in enumerate(questions)
     ]
     few = questions[:_CALLERS]
     for question in few:
         _seconds(policies, *question, method="")
-    hits = [_seconds(policies, *few[n % len(few)], method="") for n in range(times)]
+    hits = [
+        min(_seconds(policies, *few[n % len(few)], method="") for _ in range(_TRIES))
+        for n in range(times)
+    ]
     return misses, hits
 
 

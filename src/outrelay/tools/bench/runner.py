@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -111,7 +112,7 @@ def run(
     """
     with (
         _backend() as (backend, address),
-        capacity.backend() as swarm,
+        capacity.backend() as (echo, swarm),
         Deployment(directory) as deployment,
     ):
         tell("starting controller, relay and two agents")
@@ -119,6 +120,7 @@ def run(
         pids = {program.name: program.pid for program in deployment.running}
         idle = {name: procfs.usage(pid).rss for name, pid in pids.items()}
         pids["backend"] = backend.pid
+        others = _OthersClock([*pids.values(), echo.pid])
         place = Place(
             deployment=deployment, directory=directory, at=at[capacity.SERVICE], backend=swarm
         )
@@ -127,16 +129,14 @@ def run(
         bench = _Bench(addresses=paths, pids=pids, tell=tell)
         for scenario in scenarios:
             bench.round(scenario, 0)
-        others = _OthersClock(list(pids.values()))
         measurements = [
             measurement
             for number in range(1, rounds + 1)
             for scenario in scenarios
             for measurement in bench.round(scenario, number)
         ]
-        clients = sum(each.costs["client"].cpu_seconds for each in measurements)
-        cores = others.cores(clients) if measurements else 0.0
         readings += _hold([each for each in trials if not each.fresh], place, size, tell)
+        cores = others.cores()
     return Results(idle_rss=idle, others_cores=cores, measurements=measurements, readings=readings)
 
 
@@ -152,7 +152,8 @@ class _OthersClock:
     """Tells how busy the machine is with other things than the benchmark.
 
     Args:
-        pids: The benchmark's processes, beside this one.
+        pids: The benchmark's processes that run, beside this one; those that come and go are
+            known to the system once they have gone.
     """
 
     def __init__(self, pids: Sequence[int]) -> None:
@@ -160,18 +161,15 @@ class _OthersClock:
         self._started = time.monotonic()
         self._before = self._others()
 
-    def cores(self, clients: float) -> float:
-        """Cores that others have kept busy since, on average.
-
-        Args:
-            clients: CPU seconds of the load's clients, which have come and gone.
-        """
+    def cores(self) -> float:
+        """Cores that others have kept busy since, on average."""
         elapsed = time.monotonic() - self._started
-        return max(0.0, self._others() - self._before - clients) / elapsed
+        return max(0.0, self._others() - self._before) / elapsed
 
     def _others(self) -> float:
         ours = sum(procfs.usage(pid).cpu_seconds for pid in self._pids)
-        return procfs.machine_cpu_seconds() - ours
+        gone = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return procfs.machine_cpu_seconds() - ours - gone.ru_utime - gone.ru_stime
 
 
 @contextmanager

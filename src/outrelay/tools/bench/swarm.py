@@ -20,21 +20,29 @@ import random
 import sys
 import time
 from asyncio import TaskGroup
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias, cast
 
 from outrelay.lib.service import new_event_loop
 from outrelay.lib.values import Address
 
 PATIENCE = 10.0
-"""Seconds for one echo; beyond, the open or the stream has failed."""
+"""Seconds from when an open is due to its echo; beyond, it has failed."""
 
-CHUNK = 16 * 1024
-"""Bytes a stream has on the way: with a thousand streams, 16 MiB each way."""
+STALLED = 60.0
+"""Seconds for one echo of a stream among many; beyond, it has failed."""
 
+CHUNK = 8 * 1024
+"""Bytes a stream has on the way: with a thousand streams, 8 MiB."""
+
+_OPENING = 32
+"""Streams opened at a time, where it is not opening that is measured."""
 _BACKLOG = 1024
 _LEAD = 0.2
 """Seconds from the start of the program to the first open."""
+
+_Stream: TypeAlias = "tuple[asyncio.StreamReader, asyncio.StreamWriter]"
 
 
 # ---- the backend ---------------------------------------------------------------------------
@@ -73,7 +81,7 @@ async def opens(address: Address, rate: int, count: int) -> dict[str, object]:
     errors: list[str] = []
 
     async def one(due: float) -> None:
-        try:
+        with _noted(errors):
             async with asyncio.timeout_at(due + PATIENCE):
                 reader, writer = await asyncio.open_connection(*address)
                 try:
@@ -82,8 +90,6 @@ async def opens(address: Address, rate: int, count: int) -> dict[str, object]:
                     delays.append(loop.time() - due)
                 finally:
                     writer.close()
-        except (OSError, EOFError, TimeoutError) as error:
-            errors.append(repr(error))
 
     start = loop.time() + _LEAD
     async with TaskGroup() as group:
@@ -102,48 +108,66 @@ async def streams(address: Address, count: int, seconds: float) -> dict[str, obj
 
     Returns:
         ``values``: bytes that came back on each stream within ``seconds``, all being open;
-        ``errors``: what befell the others.
+        ``errors``: what befell streams. None is counted unless all could be opened.
     """
-    opened = [await asyncio.open_connection(*address) for _ in range(count)]
-    moving, over = asyncio.Barrier(count + 1), asyncio.Event()
-    moved = [0] * count
     errors: list[str] = []
+    moved = [0] * count
+    over = asyncio.Event()
 
-    async def one(number: int) -> None:
-        reader, writer = opened[number]
+    async def move(number: int, stream: _Stream) -> None:
         chunk = random.Random(number).randbytes(CHUNK)
-        try:
-            await _exchange(reader, writer, chunk)  # it is spliced
-            await moving.wait()
+        with _noted(errors):
             while not over.is_set():
-                await _exchange(reader, writer, chunk)
+                await _exchange(stream, chunk)
                 moved[number] += CHUNK
-        except (OSError, EOFError, TimeoutError, asyncio.BrokenBarrierError) as error:
-            errors.append(repr(error))
-            await moving.abort()  # a stream that fails before all move fails the run
-        finally:
-            writer.close()
 
-    async with TaskGroup() as group:
-        for number in range(count):
-            group.create_task(one(number), name=f"stream {number}")
-        try:
-            await moving.wait()
+    opened = await _open_all(address, count, errors)
+    counted: list[int] = []
+    if not errors:
+        async with TaskGroup() as group:
+            for number, stream in enumerate(opened):
+                group.create_task(move(number, stream), name=f"stream {number}")
             await asyncio.sleep(seconds)
             counted = list(moved)
-        except asyncio.BrokenBarrierError:
-            counted = []
-        over.set()
+            over.set()
+    for _, writer in opened:
+        writer.close()
     return {"values": counted, "errors": errors, "seconds": seconds}
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chunk: bytes
-) -> None:
+async def _open_all(address: Address, count: int, errors: list[str]) -> list[_Stream]:
+    """Streams that are spliced, as many as could be opened, a few at a time."""
+    opened: list[_Stream] = []
+    turn = asyncio.Semaphore(_OPENING)
+
+    async def one() -> None:
+        async with turn:
+            with _noted(errors):
+                stream = await asyncio.open_connection(*address)
+                opened.append(stream)
+                await _exchange(stream, b"?")
+
+    async with TaskGroup() as group:
+        for number in range(count):
+            group.create_task(one(), name=f"open {number}")
+    return opened
+
+
+async def _exchange(stream: _Stream, chunk: bytes) -> None:
+    reader, writer = stream
     writer.write(chunk)
-    async with asyncio.timeout(6 * PATIENCE):
+    async with asyncio.timeout(STALLED):
         if await reader.readexactly(len(chunk)) != chunk:
             raise OSError("other bytes came back than were sent")
+
+
+@contextmanager
+def _noted(errors: list[str]) -> Iterator[None]:
+    """Note what befalls a connection in the body."""
+    try:
+        yield
+    except (OSError, EOFError, TimeoutError) as error:
+        errors.append(repr(error))
 
 
 # ---- as a program --------------------------------------------------------------------------

@@ -106,6 +106,12 @@ def test_the_proxy_that_was_given_counts_first() -> None:
     assert proxies.towards(("internal", 443)) is None
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
+def test_this_host_is_reached_through_a_proxy_only_when_that_was_given(host: str) -> None:
+    assert find_proxies(None, {"https_proxy": "http://a:1"}).towards((host, 443)) is None
+    assert find_proxies(PROXY, {}).towards((host, 443)) == PROXY
+
+
 def test_a_variable_at_fault_is_named() -> None:
     with pytest.raises(ConfigError, match="HTTPS_PROXY: a proxy is spoken to in http"):
         find_proxies(None, {"HTTPS_PROXY": "socks5://proxy.test"})

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from outrelay.lib.transport.tcp.pulse import HELLO, PING_BUSY, PING_IDLE, PING_SILENT, Pulse
+from outrelay.lib.transport.tcp.pulse import (
+    HELLO,
+    PING_BUSY,
+    PING_IDLE,
+    PING_SILENT,
+    RECEIPT_DELAY,
+    Pulse,
+)
 
 START = 1000.0
 
@@ -75,9 +82,10 @@ def test_values_differ_and_only_the_right_one_is_an_answer() -> None:
     assert beat.answered(HELLO, START) == []  # nobody asked
     first = beat.ask(START)
     assert first is not None
-    beat.want("a")
+    beat.want("a", START)
     assert beat.answered(first + 1, START) == []
     assert beat.answered(first, START) == []
+    beat.handle_timeout(START + RECEIPT_DELAY, busy=False)
     second = beat.ask(START)
     assert second == first + 1
     assert beat.answered(first, START) == []
@@ -88,19 +96,31 @@ def test_a_receipt_waits_for_a_ping_behind_it() -> None:
     beat = pulse()
     value = beat.ask(START)
     assert value is not None
-    beat.want("late")  # sent after the ping: its answer says nothing of it
-    due = [beat.due]
-    assert beat.answered(value, START) == []
-    due.append(beat.due)
-    assert answered(beat, START) == ["late"]
-    assert [*due, beat.due] == [False, True, False]
+    beat.want("late", START)  # sent after the ping: its answer says nothing of it
+    assert beat.deadline(busy=False) == START + 10
+    assert beat.answered(value, START + 1) == []
+    assert beat.deadline(busy=False) == START + RECEIPT_DELAY
+    assert answered(beat, START + 1) == ["late"]
+    assert not beat.due
+
+
+def test_receipts_wait_for_each_other_but_not_for_long() -> None:
+    beat = pulse()
+    answered(beat, START)
+    beat.want("first", START)
+    beat.want("second", START + RECEIPT_DELAY / 2)
+    beat.handle_timeout(START + RECEIPT_DELAY * 0.9, busy=False)
+    was_due = beat.due
+    beat.handle_timeout(START + RECEIPT_DELAY, busy=False)
+    assert (was_due, beat.due) == (False, True)
+    assert answered(beat, START + RECEIPT_DELAY) == ["first", "second"]
 
 
 def test_receipts_of_a_session_that_ends_are_withdrawn() -> None:
     beat = pulse()
-    beat.want("under way")
+    beat.want("under way", START)
     beat.ask(START)
-    beat.want("waiting")
+    beat.want("waiting", START)
     assert beat.withdraw() == ["under way", "waiting"]
     assert beat.withdraw() == []
 

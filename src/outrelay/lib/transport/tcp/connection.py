@@ -261,12 +261,9 @@ class TcpConnection:
         self._flush_handle = None
         session, link = self.session, self._link
         now = self._loop.time()
-        while not link.full or session.closed is not None:
+        while session.has_output and (not link.full or session.closed is not None):
             pings = session.pings
-            data = session.data_to_send(now)
-            if not data:
-                break
-            link.send(data)
+            link.send(session.data_to_send(now))
             if session.pings != pings:
                 self._ping_end = link.sent
         self._dispatch()
@@ -286,6 +283,7 @@ class TcpConnection:
 
     def _timeout(self) -> None:
         self._timer = None
+        self._link.read()  # a process that was held up finds what came meanwhile, then the time
         now = self._loop.time()
         before, self._acknowledged = self._acknowledged, self._link.acknowledged
         if before < self._acknowledged < self._ping_end:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 from outrelay.lib.errors import Closed, ErrorCode, Refused
@@ -22,9 +22,10 @@ from outrelay.lib.transport.sockets import family_of
 from outrelay.lib.transport.tcp.connection import TcpConnection
 from outrelay.lib.transport.tcp.connections import Connections
 from outrelay.lib.transport.tcp.opening import Opening, Stage
-from outrelay.lib.transport.tcp.proxy import Connect, Proxy
+from outrelay.lib.transport.tcp.proxy import Connect, Proxies, Proxy
 from outrelay.lib.transport.tcp.sockets import prepare
 from outrelay.lib.transport.tcp.tls import HandshakeFailed, TlsContext
+from outrelay.lib.transport.ways import Route
 from outrelay.lib.values import address_text
 
 HANDSHAKE_TIMEOUT = 10.0
@@ -179,3 +180,18 @@ class Tunnel:
         except Refused as refused:
             way = f"{address_text(self._target)} through the proxy {self._proxy}"
             raise Refused(way, refused.reason, final=refused.final) from refused
+
+
+def through_proxies(dialer: TcpDialer, proxies: Proxies) -> Callable[[Address], Route | None]:
+    """Finds the way around, as ``Ways`` wants to know it.
+
+    Args:
+        dialer: Connects to proxies.
+        proxies: Says which endpoints are reached through one.
+    """
+
+    def detour(endpoint: Address) -> Route | None:
+        proxy = proxies.towards(endpoint)
+        return Route(Tunnel(dialer, proxy, endpoint), proxy.address) if proxy else None
+
+    return detour

@@ -5,7 +5,7 @@ Words: a *tunnel* is what a proxy gives to CONNECT: from then on it passes bytes
 The proxy of ``--http-proxy`` or, without it, of the variables everybody knows: https_proxy,
 then all_proxy, each in lower case before upper case, as curl has them. ``no_proxy`` names what
 is dialled without: hosts, with all their subdomains; addresses; networks like 10.0.0.0/8; each
-with a port or without; ``*`` for everything.
+with a port or without; ``*`` for everything. Nobody means this host by those variables.
 
 Source: RFC 9110 section 9.3.6; RFC 9112 section 3.2.3; RFC 7617.
 """
@@ -29,6 +29,7 @@ HEAD_MOST = 64 * 1024
 
 _FIX = "write it like http://proxy.example:3128 or http://user:password@proxy.example:3128"
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+_THIS_HOST = ("localhost", "127.0.0.0/8", "::1")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([ -~]{0,100}))?[^\n]*")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
@@ -81,7 +82,7 @@ def find_proxies(given: Proxy | None, environment: Mapping[str, str]) -> Proxies
     for variable in _VARIABLES:
         if value := environment.get(variable):
             try:
-                return Proxies(proxy=parse_proxy(value), exceptions=exceptions)
+                return Proxies(proxy=parse_proxy(value), exceptions=(*exceptions, *_THIS_HOST))
             except ValueError as error:
                 raise ConfigError(variable, str(error)) from error
     return Proxies()

@@ -25,6 +25,10 @@ PING_IDLE = 3.0
 PING_SILENT = 5.0
 """Seconds of silence after which the accepting side asks, too."""
 
+RECEIPT_DELAY = 0.01
+"""Seconds that a receipt waits for others: a ping for each would double the cost of a short
+stream, and nobody's bytes wait for it."""
+
 _VALUES: Final = 1 << 32
 
 ReceiptT = TypeVar("ReceiptT")
@@ -48,6 +52,7 @@ class Pulse(Generic[ReceiptT]):
         self._is_due = True  # the first one, at once
         self._asked_at = now
         self._wanted: list[ReceiptT] = []
+        self._wanted_at = now
         self._under_way: list[ReceiptT] = []
         self.rtt = 0.0
         """The smallest round trip, seconds; 0 until one was measured."""
@@ -56,14 +61,16 @@ class Pulse(Generic[ReceiptT]):
         """There was a sign of life."""
         self._heard_at = now
 
-    def want(self, receipt: ReceiptT) -> None:
+    def want(self, receipt: ReceiptT, now: float) -> None:
         """Hand ``receipt`` out when the peer has received what was sent up to now."""
+        if not self._wanted:
+            self._wanted_at = now
         self._wanted.append(receipt)
 
     @property
     def due(self) -> bool:
         """Whether a ping is to be sent as soon as anything can be."""
-        return not self._is_asking and (self._is_due or bool(self._wanted))
+        return self._is_due and not self._is_asking
 
     def ask(self, now: float) -> int | None:
         """The value of a ping to send behind everything sent so far, if one is due."""
@@ -96,18 +103,20 @@ class Pulse(Generic[ReceiptT]):
         """When to look again: a ping is due then, or the peer is dead."""
         dead_at = self._heard_at + self._limit
         is_settled = self._is_asking or self._is_due
-        return dead_at if is_settled else min(dead_at, self._when(busy=busy))
+        return dead_at if is_settled else min(dead_at, self._next_at(busy=busy))
 
     def handle_timeout(self, now: float, *, busy: bool) -> None:
         """A ping may be due now."""
-        self._is_due = self._is_due or (not self._is_asking and now >= self._when(busy=busy))
+        self._is_due = self._is_due or (not self._is_asking and now >= self._next_at(busy=busy))
 
     def is_dead(self, now: float) -> bool:
         """Whether there was no sign of life for the limit."""
         return now >= self._heard_at + self._limit
 
-    def _when(self, *, busy: bool) -> float:
-        """When the next ping is due without anybody waiting for it."""
+    def _next_at(self, *, busy: bool) -> float:
+        """When the next ping is due."""
+        if self._wanted:
+            return self._wanted_at + RECEIPT_DELAY
         if self._dialled:
             return self._asked_at + min(PING_BUSY if busy else PING_IDLE, self._limit / 3)
         return max(self._heard_at, self._asked_at) + min(PING_SILENT, self._limit / 2)

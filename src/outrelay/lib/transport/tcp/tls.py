@@ -233,7 +233,8 @@ class TlsLayer:
         """
         filled, size = 0, len(buffer)
         try:
-            while filled < size and self._fault is None:  # a read gives one record, 16 KiB
+            # A read gives one record, 16 KiB. One too many is an exception, as dear as a record.
+            while filled < size and self._fault is None and self._has_more():
                 count = self._read(size - filled, buffer[filled:])
                 if not count:
                     self.ended = True
@@ -246,6 +247,10 @@ class TlsLayer:
         if self._fault is not None and not filled:
             raise self._fault
         return filled
+
+    def _has_more(self) -> bool:
+        """Whether anything has arrived that was not read, perhaps the rest of a record."""
+        return bool(self._incoming.pending or self._tls.pending())
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt all of ``data``; the caller may reuse the buffer.

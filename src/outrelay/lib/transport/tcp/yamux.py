@@ -157,7 +157,9 @@ class Session:
 
     @property
     def has_output(self) -> bool:
-        """Whether ``data_to_send`` has something to say, timers aside."""
+        """Whether ``data_to_send`` has something to say."""
+        if self.closed is not None:
+            return bool(self._control)
         return bool(self._control or self._turns or self._giving_up or self._pulse.due)
 
     @property
@@ -200,7 +202,7 @@ class Session:
         size = len(self._control)
         self._control.clear()
         while size < BLOCK and self._turns:
-            size += self._turn(self._turns.popleft(), parts)
+            size += self._turn(self._turns.popleft(), parts, now)
         return b"".join(parts)
 
     def next_deadline(self) -> float | None:
@@ -546,7 +548,7 @@ class Session:
             outgoing.queued = True
             self._turns.append(channel)
 
-    def _turn(self, channel: Channel, parts: list[bytes | memoryview]) -> int:
+    def _turn(self, channel: Channel, parts: list[bytes | memoryview], now: float) -> int:
         """Append one frame of the channel to ``parts``; its size."""
         outgoing = channel.outgoing
         outgoing.queued = False
@@ -562,7 +564,7 @@ class Session:
             parts.append(header(UPDATE, FIN, channel.number, 0))
             size += HEADER_SIZE
             outgoing.over = True
-            self._pulse.want(channel)
+            self._pulse.want(channel, now)
             self._forget_if_over(channel)
         else:
             self._schedule(channel)
