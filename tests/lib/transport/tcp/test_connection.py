@@ -176,21 +176,21 @@ async def test_a_peer_that_breaks_the_rules_is_told_and_no_other_suffers() -> No
         assert (closed.code, closed.by_peer) == (ErrorCode.PROTOCOL, False)
 
 
-async def test_a_close_is_read_though_the_peer_is_still_sending() -> None:
-    """A socket closed with bytes unread would take the farewell back."""
-    async with raw() as (connection, peer):
-        peer.say(header(UPDATE, SYN, 1, 0), *(header(DATA, 0, 1, 1000) + bytes(1000),) * 100)
-        await connection.accept_stream()
+async def test_a_close_is_read_behind_all_that_was_on_its_way() -> None:
+    """A socket closed at once, with bytes unread, would take back what was sent."""
+    async with raw(room=16 * 1024) as (connection, peer):
+        peer.say(header(UPDATE, SYN, 1, 64 << 20))
+        stream = await connection.accept_stream()
+        writing = asyncio.gather(closing(stream.write(bytes(8 << 20))))
+        await until_full(connection)
+        peer.say(*(header(DATA, 0, 1, 1000) + bytes(1000),) * 100)
         connection.close(ErrorCode.DRAIN, "going down")
-        await connection.wait_closed()
-        for _ in range(20):
-            peer.say(header(DATA, 0, 1, 1000) + bytes(1000))
-            await asyncio.sleep(0)
         while (frame := await peer.frame()).stream:
             pass
         assert parse_note(frame.payload) == Note(0, ErrorCode.DRAIN, "going down")
         assert (await peer.frame()).kind == GO_AWAY
         assert await peer.reader.read() == b""
+        await writing
 
 
 async def test_a_peer_that_says_goodbye_in_tls_alone_has_closed() -> None:
