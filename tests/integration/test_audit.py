@@ -120,7 +120,7 @@ async def test_the_controller_is_told_what_happened_while_it_was_gone(own_world:
 
 async def test_a_relay_that_is_killed_tells_the_rest_when_it_is_back(tmp_path: Path) -> None:
     async with spooling(tmp_path) as (world, spool):
-        controller, relay = await world.controller_address(), await world.relay_address()
+        controller = await world.controller_address()
         await calls(world, 3)
         await assert_told_once(world, 3)
         await spooled(spool, 0)
@@ -139,7 +139,7 @@ async def test_a_relay_that_is_killed_tells_the_rest_when_it_is_back(tmp_path: P
 
         await world.relay.stop(signal.SIGKILL)
         await world.start_controller(controller)
-        await world.start_relay(relay)
+        await world.restart_relay()
         made = await calls_again(world)
         await assert_told_once(world, 8 + made)
         await spooled(spool, 0)

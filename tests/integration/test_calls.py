@@ -21,8 +21,9 @@ from tests.integration.peers import (
 from tests.integration.world import APP, WEB, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ("quic", "tcp", "quic-tcp", "tcp-quic")
 
-UP, DOWN = Payload(1, 64 * MIB), Payload(2, 64 * MIB)
+much = pytest.mark.parametrize("mib", [8, pytest.param(64, marks=pytest.mark.soak)])
 
 
 async def test_http(world: World) -> None:
@@ -34,34 +35,42 @@ async def test_http(world: World) -> None:
     assert await asyncio.to_thread(get) == b"you asked for /page"
 
 
-async def test_64_mib_up(world: World) -> None:
+@much
+async def test_much_up(world: World, mib: int) -> None:
+    up = Payload(1, mib * MIB)
+
     async def backend(reader: StreamReader, writer: StreamWriter) -> None:
         writer.write((await digest_of(reader)).encode())
 
     async with world.backend.serving(backend), calling(world.at[APP]) as (reader, writer):
-        await UP.send(writer)
-        assert (await reader.read()).decode() == UP.digest
+        await up.send(writer)
+        assert (await reader.read()).decode() == up.digest
 
 
-async def test_64_mib_down(world: World) -> None:
+@much
+async def test_much_down(world: World, mib: int) -> None:
+    down = Payload(2, mib * MIB)
+
     async def backend(_reader: StreamReader, writer: StreamWriter) -> None:
-        await DOWN.send(writer)
+        await down.send(writer)
 
     async with world.backend.serving(backend), calling(world.at[APP]) as (reader, _):
-        assert await digest_of(reader) == DOWN.digest
+        assert await digest_of(reader) == down.digest
 
 
-async def test_64_mib_both_ways_at_once(world: World) -> None:
+@much
+async def test_much_both_ways_at_once(world: World, mib: int) -> None:
+    up, down = Payload(1, mib * MIB), Payload(2, mib * MIB)
     arrived = []
 
     async def backend(reader: StreamReader, writer: StreamWriter) -> None:
-        digest, _ = await asyncio.gather(digest_of(reader), DOWN.send(writer))
+        digest, _ = await asyncio.gather(digest_of(reader), down.send(writer))
         arrived.append(digest)
 
     async with world.backend.serving(backend), calling(world.at[APP]) as (reader, writer):
-        digest, _ = await asyncio.gather(digest_of(reader), UP.send(writer))
-        assert digest == DOWN.digest
-    assert arrived == [UP.digest]
+        digest, _ = await asyncio.gather(digest_of(reader), up.send(writer))
+        assert digest == down.digest
+    assert arrived == [up.digest]
 
 
 async def test_the_application_ends_first(world: World) -> None:

@@ -27,9 +27,8 @@ async def test_streams_are_opened_while_the_controller_is_gone(own_world: World)
 async def test_streams_are_opened_after_a_relay_restarts(
     own_world: World, number: signal.Signals
 ) -> None:
-    address = await own_world.relay_address()
     await own_world.relay.stop(number)
-    await own_world.start_relay(address)
+    await own_world.restart_relay()
     async with own_world.backend.serving(echo), asyncio.timeout(BACK):
         while await _answer(own_world) != b"back?":
             pass

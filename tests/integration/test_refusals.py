@@ -126,13 +126,13 @@ async def test_a_uri_that_the_certificate_does_not_hold(world: World) -> None:
 async def test_a_certificate_of_another_ca(world: World, tmp_path: Path) -> None:
     write_pki(tmp_path)
     agent = await world.start_agent("agent-a", CONSUME, pki=tmp_path)
-    await fails(agent, await world.relay_address(), "certificate", "--ca")
+    await fails(agent, await world.door(), "certificate", "--ca")
 
 
 async def test_a_relay_of_another_ca(world: World, tmp_path: Path) -> None:
     write_pki(tmp_path)
     agent = await world.start_agent("agent-a", CONSUME, ca=tmp_path)
-    await fails(agent, await world.relay_address(), "certificate", "--ca")
+    await fails(agent, await world.door(), "certificate", "--ca")
 
 
 async def test_a_relays_certificate_used_as_an_agents(world: World) -> None:

@@ -14,7 +14,7 @@ import pytest
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
-from tests.integration.peers import calling, steady_port
+from tests.integration.peers import calling, unused_port
 from tests.integration.world import APP, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -92,9 +92,8 @@ async def transfers_during(
 
 async def test_a_relay_that_is_killed_and_comes_back_is_a_pause(own_world: World) -> None:
     async def fault() -> None:
-        address = await own_world.relay_address()
         assert await own_world.relay.stop(signal.SIGKILL) < 0
-        await own_world.start_relay(address)
+        await own_world.restart_relay()
 
     await transfers_during(own_world, fault)
     await own_world.consumer.event("stream resumed")
@@ -153,22 +152,24 @@ async def _until_reset(reader: StreamReader, _: StreamWriter) -> None:
         await reader.read()
 
 
-async def prepare_second(world: World) -> str:
-    """Let the agents know of a second relay, which is not there yet; where it will be."""
-    address = address_text(steady_port())
+async def prepare_second(world: World) -> list[str]:
+    """Let the agents know of a second relay, which is not there yet; what it is to be told."""
+    quic, tcp = address_text(unused_port()), address_text(unused_port())
     world.issue(Identity.parse("outrelay://local/relay/r2"), name="relay-2")
     await asyncio.gather(world.consumer.stop(), world.provider.stop())
+    flags = {"quic": ("--relay", quic), "tcp": ("--relay-tcp", tcp)}
     await asyncio.gather(
-        world.start_consumer("--relay", address), world.start_provider("--relay", address)
+        world.start_consumer(*flags[world.carriers.consumer]),
+        world.start_provider(*flags[world.carriers.provider]),
     )
-    return address
+    return ["--listen", quic, "--listen-tcp", tcp]
 
 
-async def start_relay(world: World, address: str) -> None:
+async def start_relay(world: World, listen: list[str]) -> None:
     """One more relay, ready for agents."""
     relay = await world.programs.start(
         "outrelay-relay",
-        *("--listen", address, "--controller", await world.controller_address()),
+        *(*listen, "--controller", await world.controller_address()),
         *world.credentials("relay-2"),
     )
     await relay.event("ready")

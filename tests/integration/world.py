@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -25,7 +26,7 @@ from outrelay.lib.identity.issue import Authority
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
-from tests.integration.peers import Backend, steady_port, unused_port, web_server
+from tests.integration.peers import Backend, unused_port, web_server
 from tests.support.pki import agent_identity, save
 from tests.support.processes import Output, Program, Programs, run
 
@@ -45,7 +46,29 @@ SECRET = "vault"
 ALLOWED = "shop-*"
 CONSUMED = (APP, WEB, DEAD, GHOST, SECRET)
 ANY_PORT = "127.0.0.1:0"
+CONSUMER, PROVIDER = "agent-a", "agent-b"
 HOUR = timedelta(hours=1)
+
+
+class Carriers(NamedTuple):
+    """What agents speak to a relay.
+
+    Args:
+        consumer: ``quic`` or ``tcp``; also of agents that are neither.
+        provider: The same.
+    """
+
+    consumer: str
+    provider: str
+
+    @classmethod
+    def parse(cls, text: str) -> Carriers:
+        """Those of ``tcp`` (both), or of ``tcp-quic`` (the consumer's first)."""
+        consumer, _, provider = text.partition("-")
+        return cls(consumer, provider or consumer)
+
+
+QUIC = Carriers("quic", "quic")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -56,6 +79,8 @@ class World:
     directory: Path
     backend: Backend
     web: Address
+    carriers: Carriers = QUIC
+    """What the agents speak to the relay."""
     relay_flags: Sequence[str | Path] = ()
     """What the relay is told beside what it needs."""
     at: dict[str, Address] = field(default_factory=dict)
@@ -116,12 +141,20 @@ class World:
         return address_text(await self.controller.listening())
 
     async def relay_address(self) -> str:
-        """Where the relay listens."""
-        return address_text(await self.relay.listening())
+        """Where the relay listens over QUIC."""
+        return address_text(await self.relay.listening(carrier="quic"))
+
+    async def door(self, holder: str = CONSUMER, *, relay: Program | None = None) -> str:
+        """Where an agent finds a relay, over the carrier it speaks."""
+        listening = (relay or self.relay).listening(carrier=self._carrier(holder))
+        return address_text(await listening)
+
+    def _carrier(self, holder: str) -> str:
+        return self.carriers.provider if holder == PROVIDER else self.carriers.consumer
 
     async def start_controller(self, listen: str = "") -> None:
         """Start the controller, where nothing listens or where it was before."""
-        listen = listen or address_text(steady_port())
+        listen = listen or address_text(unused_port())
         self.controller = await self.programs.start(
             "outrelay-controller",
             *("--listen", listen, "--db", self.directory / "controller.db"),
@@ -129,16 +162,31 @@ class World:
         )
         await self.controller.event("ready")
 
-    async def start_relay(self, listen: str = ANY_PORT) -> None:
-        """Start the relay."""
+    async def start_relay(self, listen: str = ANY_PORT, listen_tcp: str = ANY_PORT) -> None:
+        """Start the relay.
+
+        Args:
+            listen: Where it listens over QUIC.
+            listen_tcp: Where it does over TCP, if agents here use that.
+        """
         self.relay = await self.programs.start(
             "outrelay-relay",
             *("--listen", listen, "--controller", await self.controller_address()),
+            *(("--listen-tcp", listen_tcp) if "tcp" in self.carriers else ()),
             *self.credentials("relay"),
             *self.relay_flags,
         )
         await self.relay.event("ready")
         await self.relay.event("policy loaded")
+
+    async def restart_relay(self) -> None:
+        """Start it anew, where it was."""
+        before = self.relay
+        tcp = await before.listening(carrier="tcp") if "tcp" in self.carriers else None
+        await self.start_relay(
+            address_text(await before.listening(carrier="quic")),
+            address_text(tcp) if tcp else ANY_PORT,
+        )
 
     async def start_other_relay(self, name: str, *flags: str) -> Program:
         """One more relay, of another certificate; its agents are all its own.
@@ -150,7 +198,8 @@ class World:
         self.issue(Identity(realm="local", role=Role.RELAY, name=name), name=name)
         relay = await self.programs.start(
             "outrelay-relay",
-            *("--listen", ANY_PORT, "--controller", await self.controller_address()),
+            *("--listen", ANY_PORT, "--listen-tcp", ANY_PORT),
+            *("--controller", await self.controller_address()),
             *self.credentials(name),
             *flags,
         )
@@ -163,13 +212,13 @@ class World:
         app = self.backend.address
         targets = {APP: app, SECRET: app, WEB: self.web, DEAD: unused_port()}
         expose = [f"--expose={name}={address_text(to)}" for name, to in targets.items()]
-        self.provider = await self.start_agent("agent-b", *expose, *flags)
+        self.provider = await self.start_agent(PROVIDER, *expose, *flags)
         await self.provider.event("ready")
 
     async def start_consumer(self, *flags: str) -> None:
         """Start the agent beside the applications."""
         consume = [f"--consume={name}@{ANY_PORT}" for name in CONSUMED]
-        self.consumer = await self.start_agent("agent-a", *consume, *flags)
+        self.consumer = await self.start_agent(CONSUMER, *consume, *flags)
         await self.consumer.event("ready")
         for name in CONSUMED:
             self.at[name] = await self.consumer.listening(service=name)
@@ -183,9 +232,10 @@ class World:
         relay: Program | None = None,
     ) -> Program:
         """Start an agent with a holder's credentials; it need not become ready."""
+        flag = "--relay-tcp" if self._carrier(holder) == "tcp" else "--relay"
         return await self.programs.start(
             "outrelay-agent",
-            *("--relay", address_text(await (relay or self.relay).listening())),
+            *(flag, await self.door(holder, relay=relay)),
             *self.credentials(holder, pki=pki, ca=ca),
             *flags,
         )
@@ -217,12 +267,15 @@ class World:
 
 
 @asynccontextmanager
-async def outrelay_world(directory: Path, *relay_flags: str | Path) -> AsyncIterator[World]:
+async def outrelay_world(
+    directory: Path, *relay_flags: str | Path, carriers: Carriers = QUIC
+) -> AsyncIterator[World]:
     """A world that is ready, gone after the ``with``.
 
     Args:
         directory: An empty one.
         relay_flags: What the relay is told beside what it needs.
+        carriers: What the agents speak to the relay.
     """
     write_pki(directory / "pki")
     with web_server() as web:
@@ -233,6 +286,7 @@ async def outrelay_world(directory: Path, *relay_flags: str | Path) -> AsyncIter
                 backend=backend,
                 web=web,
                 relay_flags=relay_flags,
+                carriers=carriers,
             )
             await world.start_controller()
             await world.allow(ALLOWED)

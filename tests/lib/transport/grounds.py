@@ -203,12 +203,12 @@ class TcpGround(Ground):
     """TCP: what OpenSSL refuses is told by an alert, which has no words of ours."""
 
     told: ClassVar[Mapping[Hostile, str]] = {
-        Hostile.WRONG_CA: "unknown ca",
-        Hostile.SELF_SIGNED: "unknown ca",
-        Hostile.SIGNED_BY_LEAF: "unknown ca",
-        Hostile.EXPIRED: "certificate expired",
-        Hostile.NOT_YET_VALID: "bad certificate",
-        Hostile.WRONG_USAGE: "unsupported certificate",
+        Hostile.WRONG_CA: "our certificate does not lead to a CA it trusts",
+        Hostile.SELF_SIGNED: "our certificate does not lead to a CA it trusts",
+        Hostile.SIGNED_BY_LEAF: "our certificate does not lead to a CA it trusts",
+        Hostile.EXPIRED: "our certificate has expired",
+        Hostile.NOT_YET_VALID: "it takes our certificate for bad, or for not valid yet",
+        Hostile.WRONG_USAGE: "our certificate is not for this usage",
     }
 
     async def listen(

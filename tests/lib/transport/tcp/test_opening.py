@@ -302,7 +302,7 @@ async def test_who_is_refused_by_an_alert_gets_it(ground: Ground) -> None:
     far, near = ground.pair()
     outcome = ground.serve(near)
     await handshake(stranger, far)
-    with pytest.raises(Exception, match="unknown ca"):
+    with pytest.raises(Exception, match="our certificate does not lead to a CA it trusts"):
         await plaintext(stranger, far)
     far.close()
     failure = await outcome

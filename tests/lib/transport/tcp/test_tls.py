@@ -27,16 +27,28 @@ RELAY = PKI.relay()
 RECORD = 16 * 1024
 
 REASONS = {
-    Hostile.WRONG_CA: ("does not lead to a CA we trust", "unknown ca"),
-    Hostile.SELF_SIGNED: ("does not lead to a CA we trust", "unknown ca"),
-    Hostile.SIGNED_BY_LEAF: ("does not lead to a CA we trust", "unknown ca"),
-    Hostile.EXPIRED: ("has expired", "certificate expired"),
-    Hostile.NOT_YET_VALID: ("is not valid yet", "bad certificate"),
+    Hostile.WRONG_CA: (
+        "does not lead to a CA we trust",
+        "our certificate does not lead to a CA it trusts",
+    ),
+    Hostile.SELF_SIGNED: (
+        "does not lead to a CA we trust",
+        "our certificate does not lead to a CA it trusts",
+    ),
+    Hostile.SIGNED_BY_LEAF: (
+        "does not lead to a CA we trust",
+        "our certificate does not lead to a CA it trusts",
+    ),
+    Hostile.EXPIRED: ("has expired", "our certificate has expired"),
+    Hostile.NOT_YET_VALID: (
+        "is not valid yet",
+        "it takes our certificate for bad, or for not valid yet",
+    ),
     Hostile.NO_URI: ("holds no outrelay:// URI SAN", ""),
     Hostile.TWO_URIS: ("holds 2 outrelay:// URI SANs", ""),
     Hostile.DNS_ONLY: ("holds no outrelay:// URI SAN", ""),
     Hostile.WRONG_ROLE: ("expected the role", ""),
-    Hostile.WRONG_USAGE: ("extended key usage", "unsupported certificate"),
+    Hostile.WRONG_USAGE: ("extended key usage", "our certificate is not for this usage"),
     Hostile.NO_USAGE: ("extended key usage", ""),
 }
 """What we have against each kind, and what the other side hears; empty: nothing from TLS."""

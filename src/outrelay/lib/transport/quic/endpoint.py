@@ -58,6 +58,7 @@ class QuicEndpoint:
         self._outgoing: deque[Transmit] = deque()
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._ticks = 0
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
@@ -212,10 +213,11 @@ class QuicEndpoint:
         deadline = self._engine.next_deadline()
         if deadline is None:
             return
-        if self._timer is None or deadline < self._timer.when():
+        if self._timer is None or deadline < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._timeout)
+            self._timer_at = deadline  # uvloop's handles of what is due now do not know
 
     def _timeout(self) -> None:
         self._timer = None

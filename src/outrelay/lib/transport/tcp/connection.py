@@ -144,6 +144,7 @@ class TcpConnection:
         self._parted: asyncio.Future[None] = self.future()
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._ping_end = 0  # ciphertext up to the last ping, bytes
         self._acknowledged = 0
         self._link = Link(sock, tls, self)
@@ -238,6 +239,8 @@ class TcpConnection:
         self._dispatch()
         if self.session.has_output:
             self.flush_soon()
+        else:
+            self._arm()
 
     def lost(self, closed: Closed) -> None:
         self.session.lose(closed)
@@ -276,18 +279,19 @@ class TcpConnection:
 
     def _arm(self) -> None:
         deadline = self.session.next_deadline()
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+        if deadline is not None and (self._timer is None or deadline < self._timer_at):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._timeout)
+            self._timer_at = deadline  # uvloop's handles of what is due now do not know
 
     def _timeout(self) -> None:
         self._timer = None
-        self._link.read()  # a process that was held up finds what came meanwhile, then the time
         now = self._loop.time()
         before, self._acknowledged = self._acknowledged, self._link.acknowledged
-        if before < self._acknowledged < self._ping_end:
-            self.session.alive(now)  # it cannot have answered what has not reached it
+        has_ping_arrived = self._acknowledged >= self._ping_end and not self.session.is_ping_due
+        if self._acknowledged > before and not has_ping_arrived:
+            self.session.alive(now)  # it cannot answer yet, and is not dead either
         self.session.handle_timeout(now)
         self._dispatch()
         self._flush()

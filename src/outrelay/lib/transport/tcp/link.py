@@ -101,7 +101,7 @@ class Link:
         self._is_gone = False
         self._timer: asyncio.TimerHandle | None = None
         self.full = False
-        self._loop.add_reader(sock, self.read)
+        self._loop.add_reader(sock, self._readable)
         self._loop.call_soon(self._decrypt)  # the handshake's last packet may hold more
 
     @property
@@ -119,10 +119,7 @@ class Link:
 
     # Receiving
 
-    def read(self) -> None:
-        """Take what has arrived, if anything; called when something has."""
-        if self._is_gone:
-            return
+    def _readable(self) -> None:
         buffer = _buffers.ciphertext
         try:
             size = self._socket.recv_into(buffer)

@@ -39,14 +39,17 @@ HANDSHAKE_MOST = 64 * 1024
 
 _NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE = 9, 10, 26  # X509_V_ERR_*
 _ALERT = "_ALERT_"
-_FINAL_ALERTS = frozenset(
-    {
-        *("BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE", "CERTIFICATE_REVOKED"),
-        *("CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA", "ACCESS_DENIED"),
-        *("CERTIFICATE_REQUIRED", "NO_APPLICATION_PROTOCOL"),
-    }
-)
-"""What a peer says that will not have us, however often we try."""
+_FINAL_ALERTS = {
+    "BAD_CERTIFICATE": "it takes our certificate for bad, or for not valid yet",
+    "CERTIFICATE_EXPIRED": "our certificate has expired",
+    "CERTIFICATE_REQUIRED": "it requires a certificate",
+    "CERTIFICATE_REVOKED": "our certificate was revoked",
+    "CERTIFICATE_UNKNOWN": "it does not accept our certificate",
+    "NO_APPLICATION_PROTOCOL": "it does not speak our protocol (ALPN)",
+    "UNKNOWN_CA": "our certificate does not lead to a CA it trusts",
+    "UNSUPPORTED_CERTIFICATE": "our certificate is not for this usage",
+}
+"""What a peer says that will not have us, however often we try, and what that means."""
 
 
 class HandshakeFailed(Exception):
@@ -194,9 +197,8 @@ class TlsLayer:
                 Cause.CERTIFICATE, "a client certificate is required", final=True, told=True
             )
         if alert := _alert(error):
-            reason = f"refused by the peer: {_words(alert)}"
             final = alert in _FINAL_ALERTS
-            return HandshakeFailed(Cause.PEER, reason, final=final, told=True)
+            return HandshakeFailed(Cause.PEER, _meaning(alert), final=final, told=True)
         reason = f"no TLS 1.3 handshake: {_words(error.reason)}"
         return HandshakeFailed(Cause.HANDSHAKE, reason, told=True)
 
@@ -333,13 +335,17 @@ def _closed(error: ssl.SSLError) -> Closed:
     """How a connection ends with an error of OpenSSL's."""
     if alert := _alert(error):
         code = ErrorCode.DENIED if alert in _FINAL_ALERTS else ErrorCode.PROTOCOL
-        return Closed(code, f"refused by the peer: {_words(alert)}", by_peer=True)
+        return Closed(code, _meaning(alert), by_peer=True)
     return Closed(ErrorCode.PROTOCOL, f"broken TLS: {_words(error.reason)}")
 
 
 def _alert(error: ssl.SSLError) -> str:
     """The alert that the peer sent; empty when it is about something else."""
     return error.reason.partition(_ALERT)[2] if error.reason else ""
+
+
+def _meaning(alert: str) -> str:
+    return f"refused by the peer: {_FINAL_ALERTS.get(alert) or _words(alert)}"
 
 
 def _words(reason: str | None) -> str:

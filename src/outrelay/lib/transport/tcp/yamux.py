@@ -163,6 +163,11 @@ class Session:
         return bool(self._control or self._turns or self._giving_up or self._pulse.due)
 
     @property
+    def is_ping_due(self) -> bool:
+        """Whether a ping waits until something can be sent."""
+        return self._pulse.due
+
+    @property
     def rtt(self) -> float:
         """The smallest round trip seen, seconds; 0 before the first."""
         return self._pulse.rtt
