@@ -101,10 +101,9 @@ async def test_a_relay_that_is_killed_and_comes_back_is_a_pause(own_world: World
 
 
 async def test_one_of_two_relays_may_be_killed(own_world: World) -> None:
-    second = await prepare_second(own_world)
+    await add_second(own_world)
 
     async def fault() -> None:
-        await start_relay(own_world, second)
         assert await own_world.relay.stop(signal.SIGKILL) < 0
 
     await transfers_during(own_world, fault)
@@ -112,10 +111,9 @@ async def test_one_of_two_relays_may_be_killed(own_world: World) -> None:
 
 
 async def test_a_relay_that_is_told_to_stop_resets_nobody(own_world: World) -> None:
-    second = await prepare_second(own_world)
+    await add_second(own_world)
 
     async def fault() -> None:
-        await start_relay(own_world, second)
         assert await own_world.relay.stop() == 0
 
     await transfers_during(own_world, fault)
@@ -123,10 +121,9 @@ async def test_a_relay_that_is_told_to_stop_resets_nobody(own_world: World) -> N
 
 
 async def test_a_relay_that_freezes_counts_as_gone(own_world: World) -> None:
-    second = await prepare_second(own_world)
+    await add_second(own_world)
 
     async def fault() -> None:
-        await start_relay(own_world, second)
         own_world.relay.send_signal(signal.SIGSTOP)
         await own_world.consumer.event("stream resumed", timeout=PATIENCE)
         own_world.relay.send_signal(signal.SIGCONT)
@@ -152,8 +149,8 @@ async def _until_reset(reader: StreamReader, _: StreamWriter) -> None:
         await reader.read()
 
 
-async def prepare_second(world: World) -> list[str]:
-    """Let the agents know of a second relay, which is not there yet; what it is to be told."""
+async def add_second(world: World) -> None:
+    """A second relay, that the agents know of but have not met: the first was there before."""
     quic, tcp = address_text(unused_port()), address_text(unused_port())
     world.issue(Identity.parse("outrelay://local/relay/r2"), name="relay-2")
     await asyncio.gather(world.consumer.stop(), world.provider.stop())
@@ -162,14 +159,10 @@ async def prepare_second(world: World) -> list[str]:
         world.start_consumer(*flags[world.carriers.consumer]),
         world.start_provider(*flags[world.carriers.provider]),
     )
-    return ["--listen", quic, "--listen-tcp", tcp]
-
-
-async def start_relay(world: World, listen: list[str]) -> None:
-    """One more relay, ready for agents."""
     relay = await world.programs.start(
         "outrelay-relay",
-        *(*listen, "--controller", await world.controller_address()),
+        *("--listen", quic, "--listen-tcp", tcp),
+        *("--controller", await world.controller_address()),
         *world.credentials("relay-2"),
     )
     await relay.event("ready")
