@@ -45,7 +45,10 @@ types: $(STAMP) ## check types
 
 ##@ Test
 
-PYTEST := $(BIN)/python -m pytest --cov --cov-report=
+# So many at a time; those of one file stay together, they share what is dear to set up.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --cov --cov-report= \
+  --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 # Rooms without input and output: their tests reach every branch.
 PURE := src/outrelay/lib/orp/*,src/outrelay/lib/policy/*,src/outrelay/lib/identity/uri.py
 PURE := $(PURE),src/outrelay/relay/choice.py
@@ -53,6 +56,7 @@ PURE := $(PURE),src/outrelay/relay/audit/folding.py,src/outrelay/relay/audit/rec
 PURE := $(PURE),src/outrelay/relay/audit/shares.py
 PURE := $(PURE),src/outrelay/lib/transport/tcp/yamux*.py
 PURE := $(PURE),src/outrelay/lib/transport/tcp/channel.py,src/outrelay/lib/transport/tcp/pulse.py
+PURE := $(PURE),src/outrelay/lib/transport/nat64.py
 
 # Quiet when the coverage is there: pytest's summary stays the last line.
 define cover
@@ -61,7 +65,7 @@ define cover
 endef
 
 .PHONY: test
-test: $(STAMP) ## test what needs nothing but Python and minutes
+test: $(STAMP) ## test what needs nothing but Python, in minutes
 	@$(PYTEST) -m "not root and not netlab and not soak"
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)

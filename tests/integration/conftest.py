@@ -4,13 +4,14 @@ All of it runs on one event loop for the whole session: a test module says
 ``pytestmark = pytest.mark.asyncio(loop_scope="session")``.
 
 Every test of a world runs over each carrier: in `make test` over QUIC, in `make test-all` over
-TCP as well. A module that says ``CARRIERS = ("quic", "tcp", "tcp-quic")`` runs over those, each
-in `make test`; what is about QUIC alone says ``CARRIERS = ("quic",)``.
+TCP as well. A module that says ``CARRIERS = ("quic", "tcp-quic")`` runs over those, each in
+`make test`. There is one shared world for each, from its first test to the end of the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,41 @@ from tests.integration.world import Carriers, World, outrelay_world
 
 CARRIERS = ("quic", pytest.param("tcp", marks=pytest.mark.soak))
 
+Worlds = Callable[[Carriers], Awaitable[World]]
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "carriers" in metafunc.fixturenames:
         chosen = getattr(metafunc.module, "CARRIERS", CARRIERS)
-        metafunc.parametrize("carriers", chosen, indirect=True, scope="session")
+        metafunc.parametrize("carriers", chosen, indirect=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def carriers(request: pytest.FixtureRequest) -> Carriers:
     """What the agents of the world speak."""
     return Carriers.parse(request.param)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def world(
-    tmp_path_factory: pytest.TempPathFactory, carriers: Carriers
-) -> AsyncIterator[World]:
+async def worlds(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worlds]:
+    """The worlds that tests share."""
+    made: dict[Carriers, World] = {}
+    async with AsyncExitStack() as stack:
+
+        async def shared(carriers: Carriers) -> World:
+            if carriers not in made:
+                directory = tmp_path_factory.mktemp("world")
+                world = outrelay_world(directory, carriers=carriers)
+                made[carriers] = await stack.enter_async_context(world)
+            return made[carriers]
+
+        yield shared
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(worlds: Worlds, carriers: Carriers) -> World:
     """The world that tests share."""
-    async with outrelay_world(tmp_path_factory.mktemp("world"), carriers=carriers) as world:
-        yield world
+    return await worlds(carriers)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -7,9 +7,12 @@ assert peer.heard() == [Frame(UPDATE, ACK, 1, credit)]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import pytest
+
+from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.transport.tcp.channel import Channel
 from outrelay.lib.transport.tcp.pulse import HELLO, RECEIPT_DELAY
 from outrelay.lib.transport.tcp.yamux import EventKind, Session
@@ -20,6 +23,7 @@ from outrelay.lib.transport.tcp.yamux_frames import (
     HEADER_SIZE,
     PING,
     SYN,
+    UPDATE,
     header,
     parse_note,
 )
@@ -121,3 +125,29 @@ def notes_in(heard: list[Frame]) -> list[object]:
         else (frame.flags, frame.stream)
         for frame in heard
     ]
+
+
+def plain(*, dialled: bool = False, now: float = 0.0) -> YamuxPeer:
+    """A peer without notes, of a session that was dialled by it unless said otherwise."""
+    return YamuxPeer(Session(dialled=dialled, now=now))
+
+
+def ours(*, dialled: bool = False) -> YamuxPeer:
+    """A peer that takes notes."""
+    return YamuxPeer(Session(dialled=dialled, now=0.0), takes_notes=True)
+
+
+def opened_by_us(peer: YamuxPeer) -> Channel:
+    """A stream that the session opened and the peer has acknowledged."""
+    channel = peer.session.open()
+    assert channel is not None
+    peer.heard()
+    peer.say(UPDATE, ACK, channel.number)
+    return channel
+
+
+def code_of(call: Callable[[], object]) -> ErrorCode:
+    """The code of the reset that ``call`` raises."""
+    with pytest.raises(Reset) as reset:
+        call()
+    return reset.value.code
