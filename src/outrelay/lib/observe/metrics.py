@@ -126,8 +126,8 @@ class ProviderMetrics:
 class LimitMetrics:
     """What agents and tenants use of a relay, and where that is bounded.
 
-    Labels: ``what`` is ``streams``, ``opening``, ``halves`` or ``services``; ``limit`` is one of these or
-    ``opens``, and who is bounded: ``streams_per_agent``, ``opens_per_tenant``.
+    Labels: ``what`` is ``streams``, ``opening``, ``halves`` or ``services``; ``limit`` is one of
+    these or ``opens``, and who is bounded: ``streams_per_agent``, ``opens_per_tenant``.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
