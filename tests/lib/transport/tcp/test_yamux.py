@@ -65,11 +65,29 @@ def test_ids_of_either_side(dialled: bool, numbers: list[int]) -> None:
     assert heard == [Frame(UPDATE, SYN, number, GRANT) for number in numbers]
 
 
-def test_a_stream_is_acknowledged_at_once_with_a_window() -> None:
+def test_a_stream_is_acknowledged_soon_with_a_window() -> None:
+    peer = plain()
+    peer.now = 5.0
+    peer.say(UPDATE, SYN, 1)
+    peer.now += 0.001
+    peer.say(UPDATE, SYN, 3)
+    assert peer.events() == [EventKind.OPENED] * 2
+    assert not peer.session.has_output
+    assert peer.heard() == []
+    assert peer.session.next_deadline() == 5.0 + yamux.ACK_DELAY
+    peer.session.handle_timeout(5.0 + yamux.ACK_DELAY)
+    assert peer.heard() == [Frame(UPDATE, ACK, 1, GRANT), Frame(UPDATE, ACK, 3, GRANT)]
+
+
+def test_a_stream_is_acknowledged_before_anything_else_is_said() -> None:
     peer = plain()
     peer.say(UPDATE, SYN, 1)
-    assert peer.heard() == [Frame(UPDATE, ACK, 1, GRANT)]
-    assert peer.events() == [EventKind.OPENED]
+    (event,) = peer.session.events()
+    assert event.channel is not None
+    peer.session.write(event.channel, b"answer")
+    assert [frame.flags for frame in peer.heard()] == [ACK, 0]
+    peer.session.handle_timeout(yamux.ACK_DELAY)
+    assert peer.heard() == []
 
 
 def test_a_stream_may_begin_with_data_and_end_with_it() -> None:
@@ -199,15 +217,16 @@ def test_credit_goes_back_as_it_is_read() -> None:
 
 def test_windows_of_a_session_grow_within_a_budget() -> None:
     peer = plain()
-    grants = []
     for number in range(1, 2 * 100, 2):
         peer.say(UPDATE, SYN, number)
-        grants += [frame.length for frame in peer.heard()]
+    peer.session.handle_timeout(yamux.ACK_DELAY)
+    grants = [frame.length for frame in peer.heard()]
     assert grants[0] == GRANT
     assert sum(grants) == yamux.GROWTH_MAX
     assert grants[-1] == 0
     peer.say(UPDATE, RST, 1)
     peer.say(UPDATE, SYN, 999)
+    peer.session.handle_timeout(yamux.ACK_DELAY)
     assert peer.heard() == [Frame(UPDATE, ACK, 999, GRANT)]
 
 
@@ -389,6 +408,7 @@ def test_a_sign_of_life_counts() -> None:
     assert peer.session.next_deadline() == 10.0  # time for a ping
     peer.session.handle_timeout(14.9)
     assert peer.session.closed is None
+    assert peer.session.is_ping_due
     assert [frame.kind for frame in frames_in(output(peer.session, 14.9))] == [PING]
     assert peer.session.next_deadline() == 15.0
 

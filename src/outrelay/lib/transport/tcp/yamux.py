@@ -81,6 +81,10 @@ IDLE_TIMEOUT = 10.0
 STOP_GRACE = 2.0
 """Seconds between our end of a stream and the RST for a peer that goes on sending."""
 
+ACK_DELAY = 0.002
+"""Seconds that we take to acknowledge a stream, unless we have something else to say before:
+an answer of its own would wake the peer for nothing, in the middle of its opening."""
+
 FRAMES_PER_SECOND = 50_000
 FRAMES_AT_ONCE = 100_000
 """Frames without payload that a peer may send."""
@@ -137,6 +141,8 @@ class Session:
         self._takes_notes = False
         # sending
         self._control = bytearray()
+        self._acks = bytearray()
+        self._acks_at = 0.0
         self._turns: deque[Channel] = deque()
         self._giving_up: dict[Channel, None] = {}
         self._lingering: dict[Channel, float] = {}
@@ -198,6 +204,9 @@ class Session:
 
     def data_to_send(self, now: float) -> bytes:
         """The next bytes for the peer, about a TLS record or one frame; empty: none now."""
+        if self._acks and self.has_output:
+            self._control[:0] = self._acks
+            self._acks.clear()
         self._tell_ends(now)
         value = self._pulse.ask(now) if self.closed is None else None
         if value is not None:
@@ -214,7 +223,10 @@ class Session:
         """When ``handle_timeout`` must be called, unless something else happens before."""
         if self.closed is not None:
             return None
-        return min([self._pulse.deadline(busy=self._busy), *self._lingering.values()])
+        deadlines = [self._pulse.deadline(busy=self._busy), *self._lingering.values()]
+        if self._acks:
+            deadlines.append(self._acks_at)
+        return min(deadlines)
 
     def handle_timeout(self, now: float) -> None:
         """Act on every deadline that has passed."""
@@ -224,6 +236,9 @@ class Session:
             limit = f"{self._idle_timeout:g} s"
             self.lose(Closed(reason=f"no sign of life for {limit}", lost=True))
         self._pulse.handle_timeout(now, busy=self._busy)
+        if self._acks and now >= self._acks_at:
+            self._control[:0] = self._acks
+            self._acks.clear()
         for channel, until in list(self._lingering.items()):
             if now >= until:
                 self._end_linger(channel, now)
@@ -253,6 +268,7 @@ class Session:
                 self._wake_writer(channel)
         self._channels.clear()
         self._control.clear()
+        self._acks.clear()
         self._turns.clear()
         self._giving_up.clear()
         self._lingering.clear()
@@ -436,7 +452,7 @@ class Session:
     def _check_floods(self) -> None:
         if self._frames > FRAMES_AT_ONCE:
             raise RemoteProtocolError("too many frames without payload", ErrorCode.LIMIT)
-        if len(self._control) > UNREAD_MAX:
+        if len(self._control) + len(self._acks) > UNREAD_MAX:
             raise RemoteProtocolError("our answers are not read", ErrorCode.LIMIT)
 
     # ---- frames ----------------------------------------------------------------------------
@@ -457,7 +473,7 @@ class Session:
         return channel
 
     def _opened(self, number: int) -> Channel | None:
-        """The peer opens a stream: acknowledge it at once, or refuse it."""
+        """The peer opens a stream: acknowledge it soon, or refuse it."""
         if number % 2 == self._next % 2:
             raise RemoteProtocolError(f"stream {number} is not the peer's to open")
         if number <= self._peers_last:
@@ -469,7 +485,9 @@ class Session:
             self._control += header(UPDATE, RST, number, 0)
             return None
         channel = self._channels[number] = Channel(number)
-        self._control += header(UPDATE, ACK, number, self._widen(channel))
+        if not self._acks:
+            self._acks_at = self._now + ACK_DELAY
+        self._acks += header(UPDATE, ACK, number, self._widen(channel))
         self._events.append(Event(EventKind.OPENED, channel))
         return channel
 
