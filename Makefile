@@ -56,6 +56,7 @@ PURE := $(PURE),src/outrelay/relay/audit/folding.py,src/outrelay/relay/audit/rec
 PURE := $(PURE),src/outrelay/relay/audit/shares.py
 PURE := $(PURE),src/outrelay/lib/transport/tcp/yamux*.py
 PURE := $(PURE),src/outrelay/lib/transport/tcp/channel.py,src/outrelay/lib/transport/tcp/pulse.py
+PURE := $(PURE),src/outrelay/lib/transport/tcp/endings.py,src/outrelay/lib/transport/tcp/table.py
 PURE := $(PURE),src/outrelay/lib/transport/nat64.py
 
 # Quiet when the coverage is there: pytest's summary stays the last line.

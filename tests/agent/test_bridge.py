@@ -19,6 +19,7 @@ from outrelay.lib.transport.pipe import WINDOW
 from tests.agent.place import AGENT, RELAY, SERVICE, Place
 from tests.agent.tcp import Backend, Tcp, connect
 from tests.support.relay_peer import Opened, read_all, read_exactly, reset_code
+from tests.support.turns import everybody_waits
 
 pytestmark = pytest.mark.both_loops
 
@@ -139,7 +140,7 @@ async def test_an_answer_is_whole_though_the_backend_is_gone(place: Place) -> No
                 await served.send(b"bye")
             while not place.seen.of("stream ended"):  # until the closed socket answers with RST
                 await incoming.stream.write(b"more of the request")
-                await asyncio.sleep(0.001)
+                await everybody_waits()
             assert await read_all(incoming.stream) == b"bye"
 
 
@@ -151,11 +152,11 @@ async def test_a_long_answer_is_whole_though_the_backend_is_gone(place: Place) -
             incoming = await link.served(SERVICE)
             with await backend.accept() as served:
                 await served.send(answer)
-                await turns()
+                await everybody_waits()
             with pytest.raises(Reset):
                 while True:
                     await incoming.stream.write(b"more of the request")
-                    await asyncio.sleep(0.001)
+                    await everybody_waits()
             assert await read_all(incoming.stream) == answer
 
 
@@ -166,7 +167,7 @@ async def test_a_whole_request_is_delivered_though_the_answer_was_cut(place: Pla
             opened = await link.spliced()
             await app.send(request)
             app.end()
-            await turns()
+            await everybody_waits()
             opened.stream.reset(ErrorCode.CANCELLED)
             assert await app.until_reset() == b""
             assert await read_all(opened.stream) == request
@@ -238,9 +239,9 @@ async def test_an_rst_that_the_watch_was_told_of_is_no_end_of_file() -> None:
         bridge = Bridge(ours.sock, near, watch, b"", counts(fail))
         running = asyncio.get_running_loop().create_task(bridge.run())
         await app.send(bytes(WINDOW + WRITE_BUFFER))
-        await turns()
+        await everybody_waits()
         await app.send(b"more")
-        await turns()
+        await everybody_waits()
         assert bridge.sent == WINDOW + WRITE_BUFFER
         assert not unread(ours)
         app.reset()
@@ -265,12 +266,6 @@ async def test_the_watch_is_over_when_the_download_is() -> None:
             assert not watch._guards
             app.end()
     watch.close()
-
-
-async def turns() -> None:
-    """Let everybody do what can be done without waiting."""
-    for _ in range(50):
-        await asyncio.sleep(0)
 
 
 def unread(tcp: Tcp) -> bool:

@@ -16,6 +16,7 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST
 from tests.support.relay_peer import FEATURES, PROVIDER, read_all, read_exactly, reset_code
+from tests.support.turns import everybody_waits
 
 pytestmark = pytest.mark.both_loops
 
@@ -63,7 +64,7 @@ async def test_bytes_that_overtake_ready_are_delivered_after_it(place: Place) ->
             opened = await link.opened()
             await opened.stream.write(b"early")
             await app.send(b"request")
-            await asyncio.sleep(0.02)
+            await everybody_waits()
             assert place.seen.of("stream opened") == []
             await link.ready(opened.stream_id)
             assert await app.read(5) == b"early"
@@ -89,7 +90,7 @@ async def test_much_that_overtakes_ready_waits_and_arrives_whole(place: Place) -
             opened = await link.opened()
             async with asyncio.TaskGroup() as group:
                 group.create_task(opened.stream.write(data))
-                await asyncio.sleep(0.02)
+                await everybody_waits()
                 await link.ready(opened.stream_id)
                 assert await app.read(len(data)) == data
 
@@ -100,7 +101,7 @@ async def test_an_end_that_overtakes_ready_waits_for_it(place: Place) -> None:
             opened = await link.opened()
             await opened.stream.write(b"whole answer")
             opened.stream.finish()
-            await asyncio.sleep(0.02)
+            await everybody_waits()
             await link.ready(opened.stream_id)
             assert await app.read_all() == b"whole answer"
             app.end()

@@ -19,6 +19,7 @@ from tests.agent.place import OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST, Backend
 from tests.support.ports import unused_port
 from tests.support.relay_peer import CONSUMER, FEATURES, read_all, read_exactly, reset_code
+from tests.support.turns import everybody_waits
 
 pytestmark = pytest.mark.both_loops
 
@@ -64,7 +65,7 @@ async def test_a_request_and_its_end_that_overtake_ready_are_delivered_after_it(
             incoming.stream.finish()
             with await backend.accept() as served:
                 await incoming.accepted()
-                await asyncio.sleep(0.02)
+                await everybody_waits()
                 await link.ready(incoming.stream_id)
                 assert await served.read_all() == b"request"
                 await served.send(b"response")

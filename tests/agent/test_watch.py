@@ -11,6 +11,7 @@ import pytest
 
 from outrelay.agent.watch import AbortWatch
 from tests.agent.tcp import Backend, Tcp, connect
+from tests.support.turns import everybody_waits
 
 pytestmark = pytest.mark.both_loops
 
@@ -44,7 +45,7 @@ async def test_bytes_and_an_end_of_file_are_no_abort(watch: AbortWatch) -> None:
         with watch.guard(ours.sock):
             await peer.send(b"bytes")
             peer.end()
-            await asyncio.sleep(0.02)
+            await everybody_waits()
         assert await ours.read_all() == b"bytes"
 
 
@@ -54,7 +55,7 @@ async def test_an_rst_behind_an_end_of_file_is_no_abort(watch: AbortWatch) -> No
             await peer.send(b"all there is")
             peer.sock.close()
             await ours.send(b"too late")
-            await asyncio.sleep(0.02)
+            await everybody_waits()
         assert await ours.read_all() == b"all there is"
 
 
@@ -63,7 +64,7 @@ async def test_a_released_guard_leaves_the_error_to_whoever_reads(watch: AbortWa
         with watch.guard(ours.sock) as guard:
             guard.release()
             peer.reset()
-            await asyncio.sleep(0.02)
+            await everybody_waits()
         assert await ours.until_reset() == b""
 
 
@@ -110,6 +111,6 @@ async def test_where_there_is_no_epoll_nothing_is_noticed() -> None:
     async with pair() as (ours, peer):
         with watch.guard(ours.sock):
             peer.reset()
-            await asyncio.sleep(0.02)
+            await everybody_waits()
         assert await ours.until_reset() == b""
     watch.close()

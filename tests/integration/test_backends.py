@@ -48,7 +48,7 @@ class Shop:
         assert self.provider.running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def shop(world: World) -> AsyncIterator[Shop]:
     """Its backend is closed."""
     backend = unused_port()

@@ -15,7 +15,7 @@ from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Stream
 from tests.integration.attackers import Mallories
-from tests.integration.peers import abort, calling
+from tests.integration.peers import abort, answer_to, calling
 from tests.integration.world import ANY_PORT, APP, TENANT, World
 from tests.support.peers import FEATURES, AgentPeer, accept, read_all, rejection
 from tests.support.processes import Program
@@ -31,7 +31,7 @@ BURST = 40
 """Twice as many at once."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def narrow(world: World) -> AsyncIterator[Program]:
     """A relay with little room."""
     relay = await world.start_other_relay("narrow", *BOUNDS)
@@ -129,9 +129,8 @@ async def test_a_consumer_is_told_what_it_may_not(world: World, narrow: Program)
         at = await consumer.listening()
         async with calling(at) as (_, one), calling(at) as (_, other):
             calls = [(await provider.incoming())[0] for _ in range(2)]
-            async with calling(at) as (reader, _):
-                with pytest.raises(ConnectionResetError):
-                    await reader.read()
+            with pytest.raises(ConnectionResetError):
+                await answer_to(at)
             told = await consumer.event("open refused", code=429)
             assert told["hint"]
             for writer in (one, other):

@@ -10,10 +10,8 @@ import asyncio
 import signal
 import time
 from asyncio import TaskGroup
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Self
 
 import pytest
 
@@ -37,19 +35,6 @@ SETTLED = 15.0
 """Seconds for the last traces to go; a killed agent's connection is given up after ten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What a process has that others can see, beside memory."""
-
-    files: int
-    threads: int
-
-    @classmethod
-    def of(cls, program: Program) -> Self:
-        """What it has now."""
-        return cls(program.files(), program.threads())
-
-
 @pytest.mark.parametrize(
     ("warm_up", "streams", "growth"),
     [
@@ -69,10 +54,11 @@ async def test_nothing_is_left_of_streams(
     world = own_world
     programs = (world.controller, world.relay, world.provider, world.consumer)
     traffic = Traffic(world.at)
+    files = [each.files() for each in programs]
     async with world.backend.serving(obedient):
         await traffic.run(warm_up)
         await _nothing_open(world)
-        before = _traces(programs)
+        threads = [each.threads() for each in programs]
         memory = [each.rss() for each in programs]
         async with TaskGroup() as group:
             group.create_task(_a_consumer_is_killed(world), name="consumer to be killed")
@@ -80,23 +66,21 @@ async def test_nothing_is_left_of_streams(
             group.create_task(traffic.run(streams), name="traffic")
         await _nothing_open(world)
     assert traffic.gone.total() == warm_up + streams
-    assert await _as_before(programs, before), f"{before} became {_traces(programs)}"
+    await _until_no_more(programs, Program.files, files)
+    await _until_no_more(programs, Program.threads, threads)
     grown = [each.rss() - was for each, was in zip(programs, memory, strict=True)]
     assert max(grown) < growth, grown
 
 
-def _traces(programs: Sequence[Program]) -> list[Trace]:
-    return [Trace.of(each) for each in programs]
-
-
-async def _as_before(programs: Sequence[Program], before: list[Trace]) -> bool:
-    """Whether the last traces have gone, or do within moments."""
+async def _until_no_more(
+    programs: Sequence[Program], number: Callable[[Program], int], before: Sequence[int]
+) -> None:
+    """Wait until no program has more of something than before."""
     deadline = time.monotonic() + SETTLED
-    while _traces(programs) != before:
-        if time.monotonic() > deadline:
-            return False
+    while any(number(each) > was for each, was in zip(programs, before, strict=True)):
+        now = [number(each) for each in programs]
+        assert time.monotonic() < deadline, f"{number.__name__}: {before} became {now}"
         await asyncio.sleep(0.1)
-    return True
 
 
 async def _nothing_open(world: World) -> None:

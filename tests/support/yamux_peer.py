@@ -15,7 +15,7 @@ import pytest
 from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.transport.tcp.channel import Channel
 from outrelay.lib.transport.tcp.pulse import HELLO, RECEIPT_DELAY
-from outrelay.lib.transport.tcp.yamux import EventKind, Session
+from outrelay.lib.transport.tcp.yamux import ACK_DELAY, EventKind, Session
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
     DATA,
@@ -103,8 +103,9 @@ class YamuxPeer:
         return ping
 
     def opened(self, stream: int = 1, flags: int = 0) -> Channel:
-        """Open a stream; the session's end of it."""
+        """Open a stream, which the session acknowledges; its end of it."""
         self.say(1, SYN | flags, stream)
+        self.session.handle_timeout(self.now + ACK_DELAY)
         kinds = [event for event in self.session.events() if event.kind is EventKind.OPENED]
         assert len(kinds) == 1
         channel = kinds[0].channel

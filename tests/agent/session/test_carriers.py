@@ -17,9 +17,12 @@ from tests.agent.place import OPTIONS, RELAY, SERVICE, Agent, Place
 from tests.agent.tcp import Tcp
 from tests.support.ports import unused_port
 from tests.support.relay_peer import FEATURES, Link, Opened, RelayPeer, read_exactly
+from tests.support.turns import everybody_waits
 
 TCP = ("127.0.0.1", 443)
 BOTH = replace(OPTIONS, relays_tcp=(TCP,))
+LOOKING = "agent: look for quic"
+"""The task that looks for a better way."""
 
 
 @pytest.fixture
@@ -143,20 +146,19 @@ async def test_a_session_that_ends_while_quic_is_tried_is_replaced(blocked: Bloc
     async with place.agent(options=BOTH):
         first, _ = await greeted(blocked.tcp)
         await place.seen.wait("no better way to a relay", count=2)
+        assert LOOKING in {task.get_name() for task in asyncio.all_tasks()}
         first.connection.close()
         await greeted(blocked.tcp)
         await place.seen.wait("connected", count=2)
 
 
-async def test_without_quic_endpoints_nothing_better_is_looked_for(
-    blocked: Blocked, soon: None
-) -> None:
+async def test_without_quic_endpoints_nothing_better_is_looked_for(blocked: Blocked) -> None:
     place = blocked.place
     async with place.agent(options=replace(BOTH, relays=())):
         await greeted(blocked.tcp)
         await place.seen.wait("connected")
-        await asyncio.sleep(0.05)
-    assert not place.seen.of("no better way to a relay")
+        await everybody_waits()
+        assert LOOKING not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_an_agent_learns_of_tcp_from_its_relay(place: Place) -> None:

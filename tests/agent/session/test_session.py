@@ -21,6 +21,7 @@ from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.support.events import Events
 from tests.support.ports import unused_port
 from tests.support.relay_peer import Link, read_exactly
+from tests.support.turns import everybody_waits
 
 
 def limited(**limits: float) -> AgentOptions:
@@ -305,7 +306,7 @@ async def test_a_connection_that_ends_is_told_to_an_opening_stream(place: Place)
         with await agent.app() as app:
             opened = await link.opened()
             await opened.stream.write(bytes(70_000))  # more than is held: nobody reads it now
-            await asyncio.sleep(0.01)
+            await everybody_waits()
             link.connection.close()
             again = await place.relay.accept()
             opened = await again.spliced()

@@ -19,6 +19,7 @@ from outrelay.lib.transport.memory import MemoryConnection
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.support.ports import unused_port
 from tests.support.relay_peer import Link
+from tests.support.turns import everybody_waits
 
 FIRST, SECOND = ("127.0.0.1", 7443), ("127.0.0.2", 7443)
 BOTH = replace(OPTIONS, relays=(FIRST, SECOND))
@@ -233,5 +234,5 @@ async def test_a_relay_of_ours_that_was_lost_is_connected_once(
         sever(await place.relay.accept())
         await (await place.relay.accept()).registered()
         await place.seen.wait("registered")
-        await asyncio.sleep(0.02)
+        await everybody_waits()
     assert len(dialer.asked) == 2

@@ -172,3 +172,10 @@ def test_ten_thousand_rules_are_not_looked_at_one_by_one(monkeypatch: pytest.Mon
             tenant="acme", provider=B, caller=f"{agents_of}0077", method="", now_ms=NOW
         )
     assert tried < 100
+
+
+def test_tenants_are_those_that_have_rules() -> None:
+    rule = allow()
+    policies = PolicySet([rule])
+    assert policies.tenants == {rule.tenant}
+    assert PolicySet().tenants == set()

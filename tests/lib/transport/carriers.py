@@ -16,7 +16,7 @@ from outrelay.lib.transport.carrier import Address, Connection, Dialer, Listener
 from outrelay.lib.transport.memory import MAX_STREAMS, MemoryNetwork
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engine import STREAMS, EngineOptions
-from outrelay.lib.transport.tcp import yamux
+from outrelay.lib.transport.tcp import table
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
 from tests.support.impair import Impairment, UdpProxy
@@ -171,7 +171,7 @@ class TcpHarness:
     """The tcp carrier over loopback."""
 
     name = "tcp"
-    max_streams = yamux.STREAMS
+    max_streams = table.STREAMS
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()

@@ -20,7 +20,8 @@ from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.tcp import link
 from outrelay.lib.transport.tcp.connection import TcpConnection
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
-from outrelay.lib.transport.tcp.yamux import PAYLOAD_MAX, STREAMS
+from outrelay.lib.transport.tcp.table import STREAMS
+from outrelay.lib.transport.tcp.yamux import PAYLOAD_MAX
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
     DATA,

@@ -6,7 +6,7 @@ import pytest
 
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError
 from outrelay.lib.transport.carrier import WRITE_BUFFER
-from outrelay.lib.transport.tcp import yamux
+from outrelay.lib.transport.tcp import table, yamux
 from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, WINDOW
 from outrelay.lib.transport.tcp.pulse import HELLO
 from outrelay.lib.transport.tcp.yamux import EventKind, Session
@@ -65,11 +65,29 @@ def test_ids_of_either_side(dialled: bool, numbers: list[int]) -> None:
     assert heard == [Frame(UPDATE, SYN, number, GRANT) for number in numbers]
 
 
-def test_a_stream_is_acknowledged_at_once_with_a_window() -> None:
+def test_a_stream_is_acknowledged_soon_with_a_window() -> None:
+    peer = plain()
+    peer.now = 5.0
+    peer.say(UPDATE, SYN, 1)
+    peer.now += 0.001
+    peer.say(UPDATE, SYN, 3)
+    assert peer.events() == [EventKind.OPENED] * 2
+    assert not peer.session.has_output
+    assert peer.heard() == []
+    assert peer.session.next_deadline() == 5.0 + yamux.ACK_DELAY
+    peer.session.handle_timeout(5.0 + yamux.ACK_DELAY)
+    assert peer.heard() == [Frame(UPDATE, ACK, 1, GRANT), Frame(UPDATE, ACK, 3, GRANT)]
+
+
+def test_a_stream_is_acknowledged_before_anything_else_is_said() -> None:
     peer = plain()
     peer.say(UPDATE, SYN, 1)
-    assert peer.heard() == [Frame(UPDATE, ACK, 1, GRANT)]
-    assert peer.events() == [EventKind.OPENED]
+    (event,) = peer.session.events()
+    assert event.channel is not None
+    peer.session.write(event.channel, b"answer")
+    assert [frame.flags for frame in peer.heard()] == [ACK, 0]
+    peer.session.handle_timeout(yamux.ACK_DELAY)
+    assert peer.heard() == []
 
 
 def test_a_stream_may_begin_with_data_and_end_with_it() -> None:
@@ -199,15 +217,16 @@ def test_credit_goes_back_as_it_is_read() -> None:
 
 def test_windows_of_a_session_grow_within_a_budget() -> None:
     peer = plain()
-    grants = []
     for number in range(1, 2 * 100, 2):
         peer.say(UPDATE, SYN, number)
-        grants += [frame.length for frame in peer.heard()]
+    peer.session.handle_timeout(yamux.ACK_DELAY)
+    grants = [frame.length for frame in peer.heard()]
     assert grants[0] == GRANT
-    assert sum(grants) == yamux.GROWTH_MAX
+    assert sum(grants) == table.GROWTH_MAX
     assert grants[-1] == 0
     peer.say(UPDATE, RST, 1)
     peer.say(UPDATE, SYN, 999)
+    peer.session.handle_timeout(yamux.ACK_DELAY)
     assert peer.heard() == [Frame(UPDATE, ACK, 999, GRANT)]
 
 
@@ -222,9 +241,9 @@ def test_a_fast_path_with_a_long_way_gets_a_larger_window() -> None:
         peer.session.read(channel, half, turn * 0.1)
         grown += sum(frame.length for frame in peer.heard()) - half
     assert grown == (16 << 20) - WINDOW
-    assert peer.session._grown == (16 << 20) - INITIAL_WINDOW
+    assert peer.session._table._grown == (16 << 20) - INITIAL_WINDOW
     peer.say(UPDATE, RST, 1)
-    assert peer.session._grown == 0
+    assert peer.session._table._grown == 0
 
 
 # --- opening -----------------------------------------------------------------------------
@@ -232,7 +251,7 @@ def test_a_fast_path_with_a_long_way_gets_a_larger_window() -> None:
 
 def test_no_more_streams_than_a_plain_peer_takes_unacknowledged() -> None:
     peer = plain(dialled=True)
-    channels = [peer.session.open() for _ in range(yamux.UNACKNOWLEDGED)]
+    channels = [peer.session.open() for _ in range(table.UNACKNOWLEDGED)]
     assert all(channels)
     assert peer.session.open() is None
     peer.say(UPDATE, ACK, 1)
@@ -244,7 +263,7 @@ def test_no_more_streams_than_a_plain_peer_takes_unacknowledged() -> None:
 
 def test_an_unacknowledged_stream_that_is_refused_makes_room() -> None:
     peer = plain(dialled=True)
-    for _ in range(yamux.UNACKNOWLEDGED):
+    for _ in range(table.UNACKNOWLEDGED):
         peer.session.open()
     assert peer.session.open() is None
     peer.say(UPDATE, RST, 1)
@@ -254,7 +273,7 @@ def test_an_unacknowledged_stream_that_is_refused_makes_room() -> None:
 
 def test_streams_at_once_are_limited() -> None:
     peer = plain(dialled=True)
-    for _ in range(yamux.STREAMS):
+    for _ in range(table.STREAMS):
         opened_by_us(peer)
     assert peer.session.open() is None
     peer.say(UPDATE, RST, 1)
@@ -264,9 +283,9 @@ def test_streams_at_once_are_limited() -> None:
 
 def test_too_many_streams_of_the_peer_are_refused() -> None:
     peer = plain()
-    for number in range(1, 2 * yamux.STREAMS, 2):
+    for number in range(1, 2 * table.STREAMS, 2):
         peer.opened(number)
-    over = 2 * yamux.STREAMS + 1
+    over = 2 * table.STREAMS + 1
     peer.say(UPDATE, SYN, over)
     assert peer.heard() == [Frame(UPDATE, RST, over, 0)]
     assert peer.events() == []
@@ -279,7 +298,7 @@ def test_too_many_streams_of_the_peer_are_refused() -> None:
 def test_a_peer_that_leaves_takes_no_new_streams() -> None:
     peer = plain(dialled=True)
     channel = opened_by_us(peer)
-    for _ in range(yamux.UNACKNOWLEDGED):
+    for _ in range(table.UNACKNOWLEDGED):
         peer.session.open()
     assert peer.session.open() is None
     peer.say(GO_AWAY, 0, 0, 0)
@@ -293,7 +312,7 @@ def test_a_peer_that_leaves_takes_no_new_streams() -> None:
 
 def test_ids_run_out_some_day() -> None:
     session = Session(dialled=True, now=0.0)
-    session._next = yamux.LAST_ID
+    session._table._next = table.LAST_ID
     assert session.open() is not None
     with pytest.raises(Closed, match="ids"):
         session.open()
@@ -389,6 +408,7 @@ def test_a_sign_of_life_counts() -> None:
     assert peer.session.next_deadline() == 10.0  # time for a ping
     peer.session.handle_timeout(14.9)
     assert peer.session.closed is None
+    assert peer.session.is_ping_due
     assert [frame.kind for frame in frames_in(output(peer.session, 14.9))] == [PING]
     assert peer.session.next_deadline() == 15.0
 
@@ -599,7 +619,7 @@ def test_bytes_that_wait_for_readers_are_bounded(monkeypatch: pytest.MonkeyPatch
     for channel in channels[:3]:
         while peer.session.read(channel, WINDOW, 0.0):
             pass
-    assert peer.session._held == 0
+    assert peer.session._table.held == 0
 
 
 def test_what_a_forgotten_stream_holds_is_its_readers_business() -> None:
@@ -608,8 +628,8 @@ def test_what_a_forgotten_stream_holds_is_its_readers_business() -> None:
     peer.session.finish(channel)
     peer.say(DATA, FIN, 1, payload=b"whole")
     peer.heard()
-    assert not peer.session._channels
-    assert peer.session._held == 0
+    assert not peer.session._table
+    assert peer.session._table.held == 0
     assert peer.session.read(channel, 100, 0.0) == b"whole"
     peer.session.stop(channel, ErrorCode.DENIED)
-    assert peer.session._held == 0
+    assert peer.session._table.held == 0

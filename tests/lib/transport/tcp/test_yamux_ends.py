@@ -40,7 +40,7 @@ def test_our_reset_is_a_note_and_an_end() -> None:
     peer.say(DATA, 0, 1, payload=b"still open")
     assert peer.session.read(channel, 100, 0.0) == b"still open"
     peer.say(UPDATE, FIN, 1)
-    assert not peer.session._channels
+    assert not peer.session._table
 
 
 def test_our_stop_is_a_note_and_what_comes_is_dropped() -> None:
@@ -53,7 +53,7 @@ def test_our_stop_is_a_note_and_what_comes_is_dropped() -> None:
     assert code_of(lambda: peer.session.read(channel, 1, 0.0)) is ErrorCode.LIMIT
     peer.say(DATA, 0, 1, payload=bytes(WINDOW - 10))
     assert peer.heard() == []
-    assert peer.session._held == 0
+    assert peer.session._table.held == 0
     peer.session.write(channel, b"goes on")
     assert peer.heard() == [Frame(DATA, 0, 1, 7, b"goes on")]
 
@@ -64,7 +64,7 @@ def test_both_ends_with_one_code_are_one_note_and_a_reset() -> None:
     peer.session.stop(channel, ErrorCode.LEG_LOST)
     peer.session.reset(channel, ErrorCode.LEG_LOST)
     assert notes_in(peer.heard()) == [Note(1, ErrorCode.LEG_LOST), (RST, 1)]
-    assert not peer.session._channels
+    assert not peer.session._table
 
 
 def test_both_ends_with_two_codes_are_two_notes_and_a_reset() -> None:
@@ -86,8 +86,8 @@ def test_a_reset_after_the_peers_end_needs_no_more_than_ours() -> None:
     peer.session.reset(channel, ErrorCode.DENIED)
     peer.session.stop(channel, ErrorCode.DENIED)
     assert notes_in(peer.heard()) == [Note(1, ErrorCode.DENIED, "", orp.SENT), (FIN, 1)]
-    assert not peer.session._channels
-    assert peer.session._held == 0
+    assert not peer.session._table
+    assert peer.session._table.held == 0
 
 
 def test_ends_that_are_overtaken_by_the_peers_are_not_said() -> None:
@@ -139,7 +139,7 @@ def test_the_peers_reset_ends_our_reading_only() -> None:
     peer.session.write(channel, b"goes on")
     peer.session.finish(channel)
     assert [frame.flags for frame in peer.heard()[:2]] == [0, FIN]
-    assert not peer.session._channels
+    assert not peer.session._table
 
 
 def test_the_peers_stop_ends_our_writing_only_and_is_answered() -> None:
@@ -155,7 +155,7 @@ def test_the_peers_stop_ends_our_writing_only_and_is_answered() -> None:
     assert peer.heard() == []
     peer.say(DATA, FIN, 1, payload=b"whole")
     assert peer.session.read(channel, 100, 0.0) == b"whole"
-    assert not peer.session._channels
+    assert not peer.session._table
 
 
 def test_the_peers_end_of_both_has_one_code() -> None:
@@ -164,7 +164,7 @@ def test_the_peers_end_of_both_has_one_code() -> None:
     peer.raw(note(Note(1, ErrorCode.LEG_LOST)) + header(UPDATE, RST, 1, 0))
     assert code_of(lambda: peer.session.read(channel, 1, 0.0)) is ErrorCode.LEG_LOST
     assert code_of(lambda: peer.session.write(channel, b"x")) is ErrorCode.LEG_LOST
-    assert not peer.session._channels
+    assert not peer.session._table
     assert peer.session.closed is None
 
 
@@ -173,8 +173,9 @@ def test_a_note_about_a_stream_that_has_ended_is_no_news() -> None:
     peer.opened()
     peer.say(UPDATE, RST, 1)
     peer.raw(note(Note(1, ErrorCode.DENIED)))
-    peer.raw(note(Note(7, ErrorCode.DENIED)))
     assert peer.session.closed is None
+    peer.raw(note(Note(7, ErrorCode.DENIED)))  # there never was one
+    assert peer.session.closed is not None
 
 
 def test_a_stop_that_comes_after_everything_was_received_is_no_news() -> None:
@@ -248,8 +249,8 @@ def test_a_stop_waits_for_our_end_and_the_peers_grace() -> None:
     assert all(frame.kind == PING for frame in peer.heard())
     peer.session.handle_timeout(6.0)
     assert Frame(UPDATE, RST, 1, 0) in peer.heard()
-    assert not peer.session._channels
-    assert not peer.session._lingering
+    assert not peer.session._table
+    assert not peer.session._endings._lingering
 
 
 def test_a_stop_of_a_peer_that_ends_by_itself_needs_no_reset() -> None:
@@ -260,4 +261,4 @@ def test_a_stop_of_a_peer_that_ends_by_itself_needs_no_reset() -> None:
     peer.say(UPDATE, FIN, 1)
     peer.session.handle_timeout(2.0)
     assert all(frame.kind == PING for frame in peer.heard())
-    assert not peer.session._lingering
+    assert not peer.session._endings._lingering

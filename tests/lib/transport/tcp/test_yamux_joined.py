@@ -127,8 +127,8 @@ def test_many_streams_at_once() -> None:
     move(path, transfers, 5.0)
     for transfer in transfers:
         transfer.check()
-    assert not path.near.session._channels
-    assert not path.far.session._channels
+    assert not path.near.session._table
+    assert not path.far.session._table
 
 
 @pytest.mark.parametrize(("delay", "rate"), [(0.05, 40e6), (0.1, 10e6), (0.005, 100e6)])
@@ -248,11 +248,11 @@ def test_credit_of_dropped_streams_is_not_lost() -> None:
     for end in (path.near, path.far):
         session = end.session
         assert session.closed is None
-        assert not session._channels
-        assert not session._giving_up
+        assert not session._table
+        assert not session._endings.is_due
         assert not session._turns
-        assert (session._held, session._grown, session._ours) == (0, 0, 0)
-        assert session._unacknowledged == 0
+        assert (session._table.held, session._table._grown, session._table._ours) == (0, 0, 0)
+        assert session._table._unacknowledged == 0
 
 
 def test_initial_windows_are_what_yamux_says() -> None:

@@ -163,8 +163,8 @@ def test_whatever_two_applications_do(
     for side in (path.near, path.far):
         session = side.session
         assert session.closed is None
-        assert not session._channels
-        assert (session._held, session._grown, session._ours) == (0, 0, 0)
+        assert not session._table
+        assert (session._table.held, session._table._grown, session._table._ours) == (0, 0, 0)
 
 
 FRAMES = st.one_of(

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
-from outrelay.lib.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TransportError
+from outrelay.lib.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 
 INITIAL_WINDOW = 256 * 1024
@@ -276,7 +276,7 @@ class Channel:
         number: yamux's id.
     """
 
-    __slots__ = ("acked", "incoming", "number", "outgoing", "owner", "resetting", "stopping")
+    __slots__ = ("acked", "incoming", "number", "outgoing", "owner")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -286,10 +286,6 @@ class Channel:
         self.outgoing = Outgoing()
         self.owner: object = None
         """What the shell has for it."""
-        self.resetting: ErrorCode | None = None
-        """The code with which our direction is given up, until the peer is told."""
-        self.stopping: ErrorCode | None = None
-        """The same for the peer's direction."""
 
     @property
     def id(self) -> int:

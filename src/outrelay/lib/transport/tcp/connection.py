@@ -19,8 +19,9 @@ from outrelay.lib.transport.carrier import READ_SIZE, WRITE_BUFFER, Address
 from outrelay.lib.transport.sockets import unmapped
 from outrelay.lib.transport.tcp.channel import Channel
 from outrelay.lib.transport.tcp.link import Link
+from outrelay.lib.transport.tcp.table import STREAMS
 from outrelay.lib.transport.tcp.tls import TlsLayer
-from outrelay.lib.transport.tcp.yamux import IDLE_TIMEOUT, STREAMS, EventKind, Session
+from outrelay.lib.transport.tcp.yamux import IDLE_TIMEOUT, EventKind, Session
 
 
 class TcpStream:

@@ -51,7 +51,7 @@ class _Buffers(threading.local):
     """
 
     def __init__(self) -> None:
-        del (large := bytearray(_NO_MMAP))[:]
+        large = bytearray(_NO_MMAP)
         del large
         self.ciphertext = memoryview(bytearray(CHUNK))
         self.plaintext = memoryview(bytearray(CHUNK))

@@ -19,6 +19,9 @@ Invariants:
 - A channel's end is said once: one FIN or one RST.
 - After LOST nothing more happens.
 
+It is long, because nearly every frame touches a stream's windows, the turns and the events at
+once; what can be told apart is in table.py, endings.py, pulse.py and yamux_parser.py.
+
 Source: protocol.md section 9.
 """
 
@@ -30,14 +33,15 @@ from typing import NamedTuple
 
 from outrelay.lib.errors import Closed, ErrorCode, RemoteProtocolError, Reset
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, WINDOW, Channel
+from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, Channel
+from outrelay.lib.transport.tcp.endings import Endings, Parting
 from outrelay.lib.transport.tcp.pulse import HELLO, Pulse
+from outrelay.lib.transport.tcp.table import Table
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
     DATA,
     FIN,
     GO_AWAY,
-    HEADER,
     HEADER_SIZE,
     INTERNAL_ERROR,
     NORMAL,
@@ -51,18 +55,9 @@ from outrelay.lib.transport.tcp.yamux_frames import (
     Note,
     farewell,
     header,
-    note,
     parse_note,
 )
-
-STREAMS = 1024
-"""Streams each side may have open."""
-
-UNACKNOWLEDGED = 256
-"""Streams we opened that the peer has not acknowledged: more, and a plain peer resets them."""
-
-GROWTH_MAX = 64 << 20
-"""What the windows of a session may be larger by than yamux's initial ones, together."""
+from outrelay.lib.transport.tcp.yamux_parser import Parser
 
 HELD_MAX = 128 << 20
 """Bytes of a session that wait for readers."""
@@ -78,14 +73,13 @@ BLOCK = 16 * 1024
 
 IDLE_TIMEOUT = 10.0
 
-STOP_GRACE = 2.0
-"""Seconds between our end of a stream and the RST for a peer that goes on sending."""
+ACK_DELAY = 0.002
+"""Seconds that we take to acknowledge a stream, unless we have something else to say before:
+an answer of its own would wake the peer for nothing, in the middle of its opening."""
 
 FRAMES_PER_SECOND = 50_000
 FRAMES_AT_ONCE = 100_000
 """Frames without payload that a peer may send."""
-
-LAST_ID = (1 << 32) - 1
 
 
 class EventKind(IntEnum):
@@ -125,31 +119,23 @@ class Session:
         self._now = now
         self._pulse = Pulse[Channel](dialled=dialled, limit=idle_timeout, now=now)
         self._events: list[Event] = []
-        # channels
-        self._channels: dict[int, Channel] = {}
-        self._next = 1 if dialled else 2
-        self._peers_last = 0
-        self._ours = 0
-        self._unacknowledged = 0
+        self._table = Table(dialled=dialled)
         self._is_open_wanted = False
         self._is_peer_leaving = False
         self._is_confirmed = False
         self._takes_notes = False
         # sending
         self._control = bytearray()
+        self._acks = bytearray()
+        self._acks_at = 0.0
         self._turns: deque[Channel] = deque()
-        self._giving_up: dict[Channel, None] = {}
-        self._lingering: dict[Channel, float] = {}
+        self._endings = Endings()
         # receiving
-        self._head = b""
-        self._left = 0
+        self._parser = Parser(self)
         self._ends = 0
         self._target: Channel | None = None
         self._note: bytearray | None = None
         self._touched: list[Channel] = []
-        # what is bounded
-        self._grown = 0
-        self._held = 0
         self._strays = 0
         self._frames = 0.0
 
@@ -160,7 +146,7 @@ class Session:
         """Whether ``data_to_send`` has something to say."""
         if self.closed is not None:
             return bool(self._control)
-        return bool(self._control or self._turns or self._giving_up or self._pulse.due)
+        return bool(self._control or self._turns or self._endings.is_due or self._pulse.due)
 
     @property
     def is_ping_due(self) -> bool:
@@ -190,7 +176,7 @@ class Session:
         self._now = now
         self._pulse.heard(now)
         try:
-            self._parse(data)
+            self._parser.feed(data)
             self._settle()
             self._check_floods()
         except RemoteProtocolError as error:
@@ -198,7 +184,10 @@ class Session:
 
     def data_to_send(self, now: float) -> bytes:
         """The next bytes for the peer, about a TLS record or one frame; empty: none now."""
-        self._tell_ends(now)
+        if self._acks and self.has_output:
+            self._control[:0] = self._acks
+            self._acks.clear()
+        self._part(self._endings.tell(now, takes_notes=self._takes_notes))
         value = self._pulse.ask(now) if self.closed is None else None
         if value is not None:
             self.pings += 1
@@ -214,7 +203,10 @@ class Session:
         """When ``handle_timeout`` must be called, unless something else happens before."""
         if self.closed is not None:
             return None
-        return min([self._pulse.deadline(busy=self._busy), *self._lingering.values()])
+        deadlines = [self._pulse.deadline(busy=self._busy), self._endings.next_deadline()]
+        if self._acks:
+            deadlines.append(self._acks_at)
+        return min(deadlines)
 
     def handle_timeout(self, now: float) -> None:
         """Act on every deadline that has passed."""
@@ -224,9 +216,10 @@ class Session:
             limit = f"{self._idle_timeout:g} s"
             self.lose(Closed(reason=f"no sign of life for {limit}", lost=True))
         self._pulse.handle_timeout(now, busy=self._busy)
-        for channel, until in list(self._lingering.items()):
-            if now >= until:
-                self._end_linger(channel, now)
+        if self._acks and now >= self._acks_at:
+            self._control[:0] = self._acks
+            self._acks.clear()
+        self._part(self._endings.overdue(now))
 
     def alive(self, now: float) -> None:
         """The peer's kernel has acknowledged something: a sign of life."""
@@ -243,19 +236,20 @@ class Session:
         if self.closed is not None:
             return
         self.closed = closed
-        for channel in self._channels.values():
+        for channel in self._table:
             if not channel.incoming.over:
                 channel.incoming.fail(closed)
                 self._wake_reader(channel)
-        for channel in (*self._channels.values(), *self._pulse.withdraw()):
+        for channel in (*self._table, *self._pulse.withdraw()):
             if not channel.outgoing.acknowledged:
                 channel.outgoing.fail(closed)
                 self._wake_writer(channel)
-        self._channels.clear()
+        self._parser.is_stopped = True
+        self._table.clear()
         self._control.clear()
+        self._acks.clear()
         self._turns.clear()
-        self._giving_up.clear()
-        self._lingering.clear()
+        self._endings.clear()
         self._events.append(Event(EventKind.LOST))
 
     # ---- streams ---------------------------------------------------------------------------
@@ -270,17 +264,13 @@ class Session:
             raise self.closed.with_traceback(None)
         if self._is_peer_leaving:
             raise Closed(reason="the peer takes no new streams", by_peer=True)
-        if self._next > LAST_ID:
+        if self._table.is_used_up:
             raise Closed(reason="all stream ids of the connection were used")
-        if self._ours >= STREAMS or self._unacknowledged >= UNACKNOWLEDGED:
+        if self._table.is_full:
             self._is_open_wanted = True
             return None
-        channel = self._channels[self._next] = Channel(self._next)
-        channel.acked = False
-        self._next += 2
-        self._ours += 1
-        self._unacknowledged += 1
-        self._control += header(UPDATE, SYN, channel.number, self._widen(channel))
+        channel = self._table.open()
+        self._control += header(UPDATE, SYN, channel.number, self._table.grant(channel))
         return channel
 
     def read(self, channel: Channel, limit: int, now: float) -> bytes | None:
@@ -290,14 +280,11 @@ class Session:
             Reset: The peer gave its direction up, or we stopped it.
             Closed: The session has ended.
         """
-        incoming = channel.incoming
-        data = incoming.read(limit)
-        if data and channel.number in self._channels:
-            self._held -= len(data)
-            before = incoming.window
-            credit = incoming.credit(now, self._pulse.rtt, GROWTH_MAX - self._grown)
+        data = channel.incoming.read(limit)
+        if data and channel in self._table:
+            self._table.held -= len(data)
+            credit = self._table.credit(channel, now, self._pulse.rtt)
             if credit:
-                self._grown += incoming.window - before
                 self._control += header(UPDATE, 0, channel.number, credit)
         return data
 
@@ -329,8 +316,7 @@ class Session:
             return
         outgoing.fail(Reset(code))
         self._wake_writer(channel)
-        channel.resetting = code
-        self._giving_up[channel] = None
+        self._endings.reset(channel, code)
 
     def stop(self, channel: Channel, code: ErrorCode) -> None:
         """Drop what was not read and have the peer send no more."""
@@ -339,35 +325,13 @@ class Session:
             return
         self._fail_incoming(channel, Reset(code))
         if not incoming.over:
-            channel.stopping = code
-            self._giving_up[channel] = None
+            self._endings.stop(channel, code)
 
-    # ---- parsing ---------------------------------------------------------------------------
+    # ---- the parser's calls ----------------------------------------------------------------
 
-    def _parse(self, data: memoryview) -> None:
-        at, end = 0, len(data)
-        while at < end and self.closed is None:
-            if self._left:
-                part = data[at : at + self._left]
-                at += len(part)
-                self._payload(part)
-            elif not self._head and end - at >= HEADER_SIZE:
-                fields = HEADER.unpack_from(data, at)
-                at += HEADER_SIZE
-                self._begin(*fields)
-            else:
-                part = data[at : at + HEADER_SIZE - len(self._head)]
-                at += len(part)
-                self._head += bytes(part)
-                if len(self._head) == HEADER_SIZE:
-                    fields, self._head = HEADER.unpack(self._head), b""
-                    self._begin(*fields)
-
-    def _begin(self, version: int, kind: int, flags: int, number: int, length: int) -> None:
-        """A frame begins; all kinds but data are complete with their header."""
-        if version != 0:
-            raise RemoteProtocolError(f"yamux of version {version}, not 0")
+    def frame(self, kind: int, flags: int, number: int, length: int) -> None:
         if kind == DATA:
+            self._frames += not length
             self._begin_data(flags, number, length)
             return
         self._frames += 1
@@ -380,36 +344,13 @@ class Session:
         else:
             raise RemoteProtocolError(f"a yamux frame of kind {kind}")
 
-    def _begin_data(self, flags: int, number: int, length: int) -> None:
-        self._left = length
-        self._ends = flags & (FIN | RST)
-        if number == SESSION:
-            if length > NOTE_MAX:
-                raise RemoteProtocolError(f"a note of {length} bytes")
-            self._note = bytearray()
-        else:
-            self._target = channel = self._channel(flags, number)
-            if channel is not None:
-                channel.incoming.announce(length)
-            else:
-                self._strays -= length
-                if self._strays < 0:
-                    raise RemoteProtocolError("data for streams that have ended")
-        if not length:
-            self._frames += 1
-            self._end_data()
-
-    def _payload(self, part: memoryview) -> None:
-        self._left -= len(part)
+    def payload(self, part: memoryview) -> None:
         if self._note is not None:
             self._note += part
         elif self._target is not None and self._target.incoming.add(part):
             self._touched.append(self._target)
-        if not self._left:
-            self._end_data()
 
-    def _end_data(self) -> None:
-        """A data frame is complete."""
+    def complete(self) -> None:
         said, self._note = self._note, None
         channel, self._target = self._target, None
         if said:
@@ -417,13 +358,30 @@ class Session:
         elif channel is not None and self._ends:
             self._ended(channel, self._ends)
 
+    # ---- frames ----------------------------------------------------------------------------
+
+    def _begin_data(self, flags: int, number: int, length: int) -> None:
+        self._ends = flags & (FIN | RST)
+        if number == SESSION:
+            if length > NOTE_MAX:
+                raise RemoteProtocolError(f"a note of {length} bytes")
+            self._note = bytearray()
+            return
+        self._target = channel = self._channel(flags, number)
+        if channel is not None:
+            channel.incoming.announce(length)
+        else:
+            self._strays -= length
+            if self._strays < 0:
+                raise RemoteProtocolError("data for streams that have ended")
+
     def _settle(self) -> None:
         """Let readers have what has come."""
         for channel in self._touched:
             size = channel.incoming.settle()
-            if size and channel.number in self._channels:
-                self._held += size
-                if self._held > HELD_MAX:
+            if size and channel in self._table:
+                self._table.held += size
+                if self._table.held > HELD_MAX:
                     self._refuse(channel)
             self._wake_reader(channel)
         self._touched.clear()
@@ -436,40 +394,30 @@ class Session:
     def _check_floods(self) -> None:
         if self._frames > FRAMES_AT_ONCE:
             raise RemoteProtocolError("too many frames without payload", ErrorCode.LIMIT)
-        if len(self._control) > UNREAD_MAX:
+        if len(self._control) + len(self._acks) > UNREAD_MAX:
             raise RemoteProtocolError("our answers are not read", ErrorCode.LIMIT)
-
-    # ---- frames ----------------------------------------------------------------------------
 
     def _channel(self, flags: int, number: int) -> Channel | None:
         """The channel a frame is about; None when it was forgotten, or is not welcome."""
         if flags & SYN:
             return self._opened(number)
-        channel = self._channels.get(number)
-        if channel is None:
-            is_ours = number % 2 == self._next % 2
-            if number >= self._next if is_ours else number > self._peers_last:
-                raise RemoteProtocolError(f"a frame for stream {number}, which nobody opened")
-        elif flags & ACK and not channel.acked:
-            channel.acked = True
-            self._unacknowledged -= 1
+        channel = self._table.find(number)
+        if channel is not None and flags & ACK and not channel.acked:
+            self._table.acknowledge(channel)
             self._tell_available()
         return channel
 
     def _opened(self, number: int) -> Channel | None:
-        """The peer opens a stream: acknowledge it at once, or refuse it."""
-        if number % 2 == self._next % 2:
-            raise RemoteProtocolError(f"stream {number} is not the peer's to open")
-        if number <= self._peers_last:
-            raise RemoteProtocolError(f"stream {number} was opened before")
-        self._peers_last = number
+        """The peer opens a stream: acknowledge it soon, or refuse it."""
+        channel = self._table.accept(number)
         self._confirm()
-        if len(self._channels) - self._ours >= STREAMS:
+        if channel is None:
             self._strays += INITIAL_WINDOW
             self._control += header(UPDATE, RST, number, 0)
             return None
-        channel = self._channels[number] = Channel(number)
-        self._control += header(UPDATE, ACK, number, self._widen(channel))
+        if not self._acks:
+            self._acks_at = self._now + ACK_DELAY
+        self._acks += header(UPDATE, ACK, number, self._table.grant(channel))
         self._events.append(Event(EventKind.OPENED, channel))
         return channel
 
@@ -510,8 +458,10 @@ class Session:
     def _noted(self, said: Note) -> None:
         if said.stream == SESSION:
             self.lose(Closed(said.code, said.reason, by_peer=True))
-        elif said.stream in self._channels:
-            self._given_up(self._channels[said.stream], said.code, said.direction)
+        else:
+            channel = self._table.find(said.stream)
+            if channel is not None:
+                self._given_up(channel, said.code, said.direction)
 
     def _ended(self, channel: Channel, flags: int) -> None:
         if flags & RST:
@@ -575,55 +525,16 @@ class Session:
             self._schedule(channel)
         return size
 
-    def _tell_ends(self, now: float) -> None:
-        """Say which directions we have given up."""
-        for channel in self._giving_up:
-            reset = None if channel.outgoing.over else channel.resetting
-            stop = None if channel.incoming.over else channel.stopping
-            channel.resetting = channel.stopping = None
-            if reset is not None and (stop is not None or not self._takes_notes):
-                self._tell_both(channel, reset, stop)
-            elif reset is not None:
-                self._tell(channel, reset, orp.SENT)
-                self._control += header(UPDATE, FIN, channel.number, 0)
+    def _part(self, partings: list[Parting]) -> None:
+        """Tell the peer which directions we have given up."""
+        for channel, frames, reset in partings:
+            self._control += frames
+            if reset is not None:
                 channel.outgoing.over = True
-            elif stop is not None and self._takes_notes:
-                self._tell(channel, stop, orp.RECEIVED)
-            elif stop is not None:
-                self._lingering[channel] = now + STOP_GRACE
-            self._forget_if_over(channel)
-        self._giving_up.clear()
-
-    def _tell_both(self, channel: Channel, reset: ErrorCode, stop: ErrorCode | None) -> None:
-        if self._takes_notes and stop == reset:
-            self._tell(channel, reset, orp.BOTH)
-        elif self._takes_notes and stop is not None:
-            self._tell(channel, reset, orp.SENT)
-            self._tell(channel, stop, orp.RECEIVED)
-        self._send_reset(channel, reset)
-
-    def _send_reset(self, channel: Channel, code: ErrorCode) -> None:
-        """End both directions, for our reader too."""
-        self._control += header(UPDATE, RST, channel.number, 0)
-        channel.outgoing.over = True
-        if not channel.incoming.over:
-            self._fail_incoming(channel, Reset(code))
-            channel.incoming.over = True
-            self._strays += channel.incoming.granted
-
-    def _tell(
-        self, channel: Channel, code: ErrorCode, direction: orp.EndedDirection.ValueType
-    ) -> None:
-        self._control += note(Note(channel.number, code, direction=direction))
-
-    def _end_linger(self, channel: Channel, now: float) -> None:
-        """A peer without notes may still be sending what we do not read."""
-        if not channel.incoming.over and not channel.outgoing.over:
-            self._lingering[channel] = now + STOP_GRACE
-            return
-        del self._lingering[channel]
-        if not channel.incoming.over:
-            self._send_reset(channel, ErrorCode.CANCELLED)
+                if not channel.incoming.over:
+                    self._fail_incoming(channel, Reset(reset))
+                    channel.incoming.over = True
+                    self._strays += channel.incoming.granted
             self._forget_if_over(channel)
 
     # ---- common ----------------------------------------------------------------------------
@@ -631,30 +542,17 @@ class Session:
     @property
     def _busy(self) -> bool:
         """Whether any stream lives: the control stream counts as none."""
-        return len(self._channels) > 1
-
-    def _widen(self, channel: Channel) -> int:
-        """The credit that a new channel gets besides its initial window."""
-        more = min(WINDOW - INITIAL_WINDOW, GROWTH_MAX - self._grown)
-        self._grown += more
-        return channel.incoming.widen(INITIAL_WINDOW + more)
+        return len(self._table) > 1
 
     def _fail_incoming(self, channel: Channel, error: Reset) -> None:
         incoming = channel.incoming
-        if channel.number in self._channels:
-            self._held -= incoming.held
+        if channel in self._table:
+            self._table.held -= incoming.held
         incoming.fail(error)
         self._wake_reader(channel)
 
     def _forget_if_over(self, channel: Channel) -> None:
-        if not channel.over or self._channels.pop(channel.number, None) is None:
-            return
-        self._held -= channel.incoming.held
-        self._grown -= channel.incoming.window - INITIAL_WINDOW
-        if channel.number % 2 == self._next % 2:
-            self._ours -= 1
-            if not channel.acked:
-                self._unacknowledged -= 1
+        if self._table.forget(channel):
             self._tell_available()
 
     def _wake_reader(self, channel: Channel) -> None:
