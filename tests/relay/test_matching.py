@@ -39,6 +39,13 @@ def test_halves_that_expect_each_other_meet(one: Half, other: Half) -> None:
         assert found == Match(consumer=one, provider=other, service="db")
 
 
+def test_what_one_knows_of_the_stream_counts() -> None:
+    reads = replace(PROVIDER, method="read")
+    found = Match(consumer=PLAIN_A, provider=reads, service="db", method="read")
+    assert match(PLAIN_A, reads, nobody) == found
+    assert match(reads, replace(CONSUMER, method="read"), nobody) is not None
+
+
 @pytest.mark.parametrize("pair", [(PLAIN_A, PLAIN_B), (PLAIN_B, PLAIN_A)])
 def test_two_that_expect_nobody_meet_where_policy_lets_one_call_the_other(
     pair: tuple[Half, Half],
@@ -56,6 +63,7 @@ def test_two_that_expect_nobody_meet_where_policy_lets_one_call_the_other(
         replace(PROVIDER, tenant="other"),
         replace(PROVIDER, stream_id=8),
         replace(PROVIDER, service="vault"),
+        replace(PROVIDER, method="read"),
         replace(PROVIDER, role=Role.CONSUMER),
         replace(PLAIN_B, agent=C),
     ],
@@ -72,6 +80,7 @@ halves = st.builds(
     agent=st.sampled_from([A, B, C]),
     peer=st.sampled_from(["", A, B, C]),
     service=st.sampled_from(["", "db", "vault"]),
+    method=st.sampled_from(["", "read"]),
     role=st.sampled_from(Role),
 )
 

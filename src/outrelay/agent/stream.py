@@ -228,7 +228,7 @@ class AgentStream:
         claim = Claim(
             stream_id=self.stream_id,
             peer=self.peer,
-            service=self.service,
+            service=f"{self.service}/{self.method}" if self.method else self.service,
             is_consumer=is_consumer,
         )
         if not lasting.lasts(claim, self.session, self._ready):

@@ -36,6 +36,7 @@ class Half:
         agent: The agent's URI, from its certificate.
         peer: URI of the agent it expects; empty: it expects nobody.
         service: Name of the service; empty where it expects nobody.
+        method: What the consumer wants of that; may be empty.
         role: Its end of the stream.
     """
 
@@ -44,12 +45,18 @@ class Half:
     agent: str
     peer: str = ""
     service: str = ""
+    method: str = ""
     role: Role = Role.UNKNOWN
 
     @property
     def key(self) -> tuple[str, int]:
         """By which its other half is found."""
         return (self.tenant, self.stream_id)
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """What it says the stream leads to: the service and the method."""
+        return (self.service, self.method)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +67,13 @@ class Match:
         consumer: The half of the agent that opened the stream.
         provider: The other.
         service: What the stream leads to.
+        method: What the consumer wants of that; may be empty.
     """
 
     consumer: Half
     provider: Half
     service: str
+    method: str = ""
 
 
 MayCall = Callable[[Half, Half], str]
@@ -83,16 +92,16 @@ def match(one: Half, other: Half, may_call: MayCall) -> Match | None:
         return None
     if any(half.peer not in ("", met.agent) for half, met in ((one, other), (other, one))):
         return None
-    if one.service and other.service and one.service != other.service:
+    if one.service and other.service and one.target != other.target:
         return None
     first, second = sorted((one, other), key=lambda half: half.agent)  # whoever arrived first
     for consumer, provider in ((first, second), (second, first)):
         if _fits(consumer, Role.CONSUMER) and _fits(provider, Role.PROVIDER):
-            service = consumer.service or provider.service
+            service, method = consumer.target if consumer.service else provider.target
             if consumer.role is provider.role:  # neither knows
                 service = may_call(consumer, provider)
             if service:
-                return Match(consumer=consumer, provider=provider, service=service)
+                return Match(consumer=consumer, provider=provider, service=service, method=method)
     return None
 
 

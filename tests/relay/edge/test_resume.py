@@ -38,6 +38,8 @@ from tests.support.peers import (
 from tests.support.turns import everybody_waits, until
 from tests.support.virtual_loop import elapsed
 
+PROVIDER = orp.Role.PROVIDER
+
 # ---- two halves --------------------------------------------------------------------------------
 
 
@@ -298,7 +300,10 @@ async def test_a_claim_that_is_none_is_refused() -> None:
     "half",
     [
         orp.StreamResume(my_position=5),
-        claim(service="a/b"),
+        claim(service="/read"),
+        claim(service="a b/read"),
+        claim(service="echo/REGISTER"),
+        claim(service="echo/\n"),
         claim(role=orp.Role.ValueType(9)),
         orp.StreamResume(
             stream_id=7, target_service="echo", role=orp.Role.CONSUMER, peer_agent_uri="x" * 513
@@ -345,6 +350,35 @@ async def test_a_stream_that_policy_denies_now_does_not_go_on(
         assert relay.events("resume") == []
         assert len(relay.events("reject")) == 2
         assert len(relay.pairs) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "allowed"), [("echo/read", True), ("echo/GET /a", False), ("echo", False)]
+)
+async def test_policy_is_asked_for_the_method_of_the_stream(said: str, *, allowed: bool) -> None:
+    async with relay_rooms(rules=[rule("echo", method="read")]) as relay:
+        ours, theirs = claim(service=said), claim(AGENT_A, role=PROVIDER, service=said)
+        near = await offer(await relay.agent(AGENT_A, *FEATURES), ours)
+        far = await offer(await relay.agent(AGENT_B, *FEATURES), theirs)
+        if not allowed:
+            assert (await rejection(near))[0] == (await rejection(far))[0] == 403
+            return
+        assert (await echo(near))[0] == theirs
+        assert (await echo(far))[0] == ours
+        (resumed,) = relay.events("resume")
+        assert (resumed.target, resumed.method) == ("echo", "read")
+        relay.judge.replace(PolicySet([rule("echo", method="write")]))
+        (pair,) = relay.pairs
+        assert not relay.judge.judge_live(pair.call, AGENT_B.uri).allow
+
+
+async def test_halves_by_different_methods_are_kept_apart() -> None:
+    async with relay_rooms() as relay:
+        await offer(await relay.agent(AGENT_A, *FEATURES), claim(service="echo/read"))
+        await everybody_waits()
+        theirs = claim(AGENT_A, role=PROVIDER, service="echo/write")
+        far = await offer(await relay.agent(AGENT_B, *FEATURES), theirs)
+        assert (await rejection(far))[0] == 409
 
 
 async def test_a_stream_for_which_there_is_no_such_plane_does_not_go_on() -> None:

@@ -1,6 +1,9 @@
 """STREAM_RESUME as the first frame of a data stream: an agent's claim to a stream it had.
 
-Source: protocol.md sections 3 and 6.
+Where the stream was opened with a method, ``target_service`` is ``service/method``: policy is
+asked again, and by nothing else could a relay know that carried the stream never before.
+
+Source: protocol.md sections 3 and 6; docs/decisions/0012-the-method-of-a-resumed-stream.md.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
 from outrelay.lib.orp.frame import Frame
 from outrelay.lib.orp.types import decode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.relay.call import Call, is_service_name
+from outrelay.lib.policy import REGISTER
+from outrelay.relay.call import Call, is_method, is_service_name
 from outrelay.relay.edge.session import Session
 from outrelay.relay.matching import Half, Role
 
@@ -37,7 +41,11 @@ class Claim:
         """The same for audit and logs, as something its agent asks for."""
         half = self.half
         return Call(
-            tenant=half.tenant, caller=half.agent, service=half.service, stream_id=half.stream_id
+            tenant=half.tenant,
+            caller=half.agent,
+            service=half.service,
+            method=half.method,
+            stream_id=half.stream_id,
         )
 
     def echo(self, to: Session) -> orp.StreamResume:
@@ -50,7 +58,7 @@ class Claim:
         )
         if not to.plain:
             frame.peer_agent_uri = half.peer
-            frame.target_service = half.service
+            frame.target_service = "/".join(filter(None, half.target))
             frame.role = orp.Role.ValueType(half.role)
         return frame
 
@@ -79,8 +87,11 @@ def _half(message: orp.StreamResume, session: Session) -> Half:
     """Who does not say all of what it expects, expects nobody."""
     if not (message.peer_agent_uri and message.target_service and message.role):
         return Half(tenant=session.tenant, stream_id=message.stream_id, agent=session.uri)
-    if not is_service_name(message.target_service):
+    service, _, method = message.target_service.partition("/")
+    if not is_service_name(service):
         raise StreamRejected(RejectCode.MALFORMED, "target_service is not a service's name")
+    if not is_method(method) or method == REGISTER:
+        raise StreamRejected(RejectCode.MALFORMED, "target_service names no method of a stream")
     if len(message.peer_agent_uri) > LONGEST_URI:
         raise StreamRejected(RejectCode.MALFORMED, "peer_agent_uri is not an agent's URI")
     try:
@@ -93,6 +104,7 @@ def _half(message: orp.StreamResume, session: Session) -> Half:
         stream_id=message.stream_id,
         agent=session.uri,
         peer=message.peer_agent_uri,
-        service=message.target_service,
+        service=service,
+        method=method,
         role=role,
     )

@@ -167,6 +167,7 @@ class Resumer:
             tenant=party.session.tenant,
             caller=consumer.session.uri,
             service=match.service,
+            method=match.method,
             stream_id=party.half.stream_id,
         )
         try:
