@@ -62,5 +62,11 @@ async def _play(name: str, seed: str, count: int, directory: Path) -> list[str]:
             if line["level"] == "error"
         ]
     print(f"{name}: seed {seed!r}, {streams} streams at a time", *made.done, sep="\n  ")
-    print(f"  {traffic.whole} whole, {traffic.refused} refused, {traffic.bytes} bytes")
+    resumed = [each.seen("stream resumed") for each in made.agents.values()]
+    if not all(resumed):
+        wrong.append("no stream was resumed: nothing was tested")
+    print(
+        f"  {traffic.whole} whole, {traffic.refused} refused, {traffic.bytes} bytes,"
+        f" resumed {' and '.join(str(len(each)) for each in resumed)} times"
+    )
     return [f"{name}: {each}" for each in wrong]

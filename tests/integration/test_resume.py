@@ -1,4 +1,7 @@
-"""Streams outlive the relay: what is lost, and what both applications get all the same."""
+"""Streams outlive the relay: what is lost, and what both applications get all the same.
+
+Here is one test of each kind of outage, to be read; ``test_faults`` has hundreds at random.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ async def transfer(world: World, seed: int, size: int, begun: asyncio.Event) -> 
 
 
 async def transfers_during(
-    world: World, fault: Callable[[], Awaitable[None]], size: int = 8 * MIB
+    world: World, fault: Callable[[], Awaitable[None]], size: int = 3 * MIB
 ) -> None:
     """Run transfers; ``fault`` happens in their middle."""
     begun = [asyncio.Event() for _ in range(STREAMS)]
@@ -100,6 +103,7 @@ async def test_a_relay_that_is_killed_and_comes_back_is_a_pause(own_world: World
     await own_world.provider.event("stream resumed")
 
 
+@pytest.mark.soak
 async def test_one_of_two_relays_may_be_killed(own_world: World) -> None:
     await add_second(own_world)
 
@@ -110,6 +114,7 @@ async def test_one_of_two_relays_may_be_killed(own_world: World) -> None:
     await own_world.consumer.event("stream resumed")
 
 
+@pytest.mark.soak
 async def test_a_relay_that_is_told_to_stop_resets_nobody(own_world: World) -> None:
     await add_second(own_world)
 
@@ -120,6 +125,7 @@ async def test_a_relay_that_is_told_to_stop_resets_nobody(own_world: World) -> N
     await own_world.consumer.event("stream resumed")
 
 
+@pytest.mark.soak
 async def test_a_relay_that_freezes_counts_as_gone(own_world: World) -> None:
     await add_second(own_world)
 

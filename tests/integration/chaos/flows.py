@@ -33,8 +33,8 @@ AGAIN = 0.3
 PACES = ((1 << 16, 0.05), (1 << 16, 0.2), (1 << 10, 0.2), (1 << 20, 1.0))
 """Bytes of the largest pieces, and seconds between two."""
 
-LONGEST = 20.0
-"""Seconds until a direction that ends early does so."""
+ENDS = (None, 20.0, 1.0)
+"""Seconds within which both directions of a flow end; None: they end with the traffic."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,13 +116,14 @@ class Flow:
     def drawn(cls, number: int, seed: str, beside: int) -> Flow:
         """The flow of that number, one of ``beside`` that share the machine."""
         chance = random.Random(f"{seed} {number}")
+        ends = chance.choice(ENDS)
         paces = [(most, pause * max(1.0, beside / 5)) for most, pause in PACES]
         up, down = (
             Direction(
                 start=chance.randrange(len(_CONTENT)),
                 most=pace[0],
                 pause=pace[1],
-                lasts=chance.choice((None, chance.uniform(0, LONGEST))),
+                lasts=ends and chance.uniform(0, ends),
                 chance=random.Random(chance.random()),
             )
             for pace in chance.choices(paces, k=2)
