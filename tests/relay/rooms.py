@@ -136,7 +136,7 @@ async def relay_rooms(
     trail = Trail(metrics.audit, relay_id="r1", memory=audit_memory)
     roster = Roster(limits.connections_per_agent)
     quotas = Quotas.of(limits, metrics.limits)
-    directory = Directory(roster, quotas.services)
+    directory = Directory(roster, quotas.services, limits.resume_window)
     judge = Judge(metrics.policy, allow_all=allow_all)
 
     async def elsewhere(tenant: str, name: str) -> set[str]:

@@ -139,11 +139,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path, **changes: object) -> AsyncIterator[World]:
+async def world(
+    directory: Path, *, limits: Limits | None = None, **changes: object
+) -> AsyncIterator[World]:
     async with live_controller(directory) as controller, controller.as_operator() as operator:
         options = options_for(directory, controller.pki.relay(), controller.pki)
         changed = replace(options, **changes)  # type: ignore[arg-type]
-        async with running(changed, controller.targets["tls"], pki=controller.pki) as relay:
+        target = controller.targets["tls"]
+        async with running(changed, target, pki=controller.pki, limits=limits) as relay:
             await relay.seen.wait("ready")
             await relay.seen.wait("heartbeat taken")
             yield World(relay=relay, controller=controller, operator=operator)
@@ -230,6 +233,30 @@ async def test_without_streams_it_stops_at_once_and_takes_its_rows_along(tmp_pat
         assert await made.providers("db") == []
 
 
+async def test_it_waits_for_agents_to_go_elsewhere(tmp_path: Path) -> None:
+    limits = Limits(leaving_patience=3600.0)
+    async with world(tmp_path, limits=limits, drain=3600.0) as made:
+        await made.allow("db")
+        provider = await made.relay.agent(AGENT_B)
+        await provider.register("db")
+        consumer = await made.relay.agent(AGENT_A)
+        made.relay.stop.set()
+        for agent in (consumer, provider):
+            await agent.expect(FrameType.GOAWAY, orp.Goaway)
+        near = await consumer.open("db", stream_id=7)  # which it still serves
+        far, _incoming = await provider.incoming()
+        await accept(far)
+        await consumer.ready()
+        provider.connection.close()
+        await assert_ended(near, ErrorCode.LEG_LOST)
+        late = await consumer.open("db", stream_id=8)
+        await assert_ended(late, ErrorCode.DRAIN)
+        await everybody_waits()
+        assert not made.relay.task.done()
+        consumer.connection.close()
+        await made.relay.task
+
+
 async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Path) -> None:
     async with world(tmp_path, drain=3600.0) as made:
         line = await spliced(made)
@@ -287,7 +314,7 @@ async def test_without_a_controller_it_serves_and_stops(
 ) -> None:
     monkeypatch.setattr(app, "SETTLE", 0.01)
     options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    async with running(options, NOBODY) as relay:
+    async with running(options, NOBODY, limits=Limits(policy_patience=0.0)) as relay:
         provider = await relay.agent(AGENT_B)
         await provider.register("db")
         assert (await rejection(await provider.open("db", stream_id=1)))[0] == 403
@@ -357,7 +384,8 @@ async def test_while_the_controller_is_away_it_listens_and_says_that_it_denies(
 ) -> None:
     monkeypatch.setattr(app, "FIRST_SNAPSHOTS", 0.01)
     options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    async with running(options, f"unix:{tmp_path}/c.sock") as relay:
+    limits = Limits(policy_patience=0.0)
+    async with running(options, f"unix:{tmp_path}/c.sock", limits=limits) as relay:
         warning = "not ready: every stream is denied until a controller has told the policy"
         line = await relay.seen.wait(warning)
         assert line["level"] == "warning"

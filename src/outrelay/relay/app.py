@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Task, TaskGroup
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 
 from outrelay.lib.checks import faults_of
@@ -144,12 +144,13 @@ class Relay:
         limits = limits or _limits_of(options)
         quotas = Quotas.of(limits, metrics.limits)
         self._options = options
+        self._limits = limits
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
         self._doors: Doors | None = None
         roster = Roster(limits.connections_per_agent)
-        directory = Directory(roster, quotas.services)
+        directory = Directory(roster, quotas.services, limits.resume_window)
         self._judge = Judge(metrics.policy, allow_all=options.allow_all)
         self._pairs = Pairs(quotas.streams)
         self._audit = Delivery(
@@ -272,7 +273,7 @@ class Relay:
     # ---- winding down --------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Wait until nothing is spliced any more, for ``--drain`` at most."""
+        """Wait until nobody needs this relay any more, for ``--drain`` at most."""
         self._draining = True
         self._edge.drain(self._options.drain)
         self._resumer.drain()
@@ -281,9 +282,17 @@ class Relay:
             log.info("draining", streams=len(self._pairs), seconds=self._options.drain)
         try:
             async with asyncio.timeout(self._options.drain):
-                await self._pairs.wait_idle()
+                await self._wait_unused()
         except TimeoutError:
             log.warning("streams are cut off", streams=len(self._pairs))
+
+    async def _wait_unused(self) -> None:
+        """Wait until nothing is spliced, and agents that can go elsewhere have gone."""
+        await self._pairs.wait_idle()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.leaving_patience):
+                await self._edge.wait_left()
+        await self._pairs.wait_idle()
 
     async def _close(self, doors: Doors, edge: Task[None]) -> None:
         for pair in self._pairs:

@@ -24,6 +24,9 @@ class Limits:
         hello_timeout: From the handshake to HELLO.
         first_frame_timeout: For the first frame of a data stream.
         open_timeout: From there to the answer of a provider, however many are asked.
+        policy_patience: For the first rules, where something is asked before they have come.
+        arrival_patience: For a provider that was here until lately, or is at another relay.
+        leaving_patience: For agents to go elsewhere when the relay stops and carries nothing.
         provider_patience: For one provider's answer, while another one can be asked.
         provider_tries: Providers asked for one stream.
         frame_bytes: Payload of a frame.
@@ -44,6 +47,9 @@ class Limits:
     hello_timeout: float = 5.0
     first_frame_timeout: float = 5.0
     open_timeout: float = 10.0
+    policy_patience: float = 5.0
+    arrival_patience: float = 3.0
+    leaving_patience: float = 1.0
     provider_patience: float = 2.0
     provider_tries: int = 3
     frame_bytes: int = 64 * 1024

@@ -372,6 +372,17 @@ async def test_policy_is_asked_for_the_method_of_the_stream(said: str, *, allowe
         assert not relay.judge.judge_live(pair.call, AGENT_B.uri).allow
 
 
+async def test_halves_that_come_before_the_policy_wait_for_it() -> None:
+    async with relay_rooms(rules=None) as relay:
+        near = await offer(await relay.agent(AGENT_A, *FEATURES), CONSUMERS)
+        far = await offer(await relay.agent(AGENT_B, *FEATURES), PROVIDERS)
+        await everybody_waits()
+        assert relay.events("reject") == []
+        relay.judge.replace(PolicySet([ALLOW_ALL]))
+        assert (await echo(near))[0] == PROVIDERS
+        assert (await echo(far))[0] == CONSUMERS
+
+
 async def test_halves_by_different_methods_are_kept_apart() -> None:
     async with relay_rooms() as relay:
         await offer(await relay.agent(AGENT_A, *FEATURES), claim(service="echo/read"))

@@ -8,9 +8,10 @@
     <- STREAM_READY      STREAM_READY --------------> (both on the control streams)
     <========= raw bytes, both ways =========>
 
-Invariants: no decision waits for the controller (a refusal may: nobody is attached here who
-offers the service, and the copy of the registry is not complete); a consumer learns nothing of
-other tenants; every decision is recorded, and one that cannot be recorded is no.
+Invariants: no decision waits for the controller (a refusal may, for a moment: a relay that has
+just started has no policy yet, nor providers); a consumer learns nothing of other tenants; every
+decision is recorded, and one that cannot be recorded is no. A relay that leaves refuses nobody
+whom another relay may serve.
 
 Source: protocol.md section 5.
 """
@@ -46,8 +47,8 @@ from outrelay.relay.edge.carry import Carriage
 from outrelay.relay.edge.claim import Claim
 from outrelay.relay.edge.request import Request, read_request
 from outrelay.relay.edge.resume import Resumer
-from outrelay.relay.edge.seek import Seeker
-from outrelay.relay.edge.session import Session
+from outrelay.relay.edge.seek import Choice, Seeker
+from outrelay.relay.edge.session import GOAWAY, Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.policy.judge import Judge
@@ -57,6 +58,10 @@ from outrelay.relay.splice import CONSUMER, Leg
 log = get_logger(__name__)
 
 GIVEN_UP = "given up by the consumer"
+DRAINING = "its providers have left this relay, which is shutting down"
+
+ABSENT = frozenset({RejectCode.NOT_FOUND, RejectCode.UNREACHABLE})
+"""Refusals for want of a provider."""
 
 
 class Opener:
@@ -95,6 +100,12 @@ class Opener:
         self._carriage = Carriage(trail, metrics)
         self._limits = limits
         self._throttle = Throttle()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Send away what cannot be served here any more."""
+        self._draining = True
+        self._seeker.drain()
 
     async def serve(self, session: Session, stream: Stream) -> None:
         """Serve one data stream, from its first frame to its end.
@@ -109,12 +120,16 @@ class Opener:
             self._quotas.opens.spend(session.uri, session.tenant, _now())
             with self._quotas.opening.place(session.uri, session.tenant) as place:
                 request = await self._read_request(session, leg)
+                await self._judge.until_known(session.tenant, self._limits.policy_patience)
                 if isinstance(request, Claim):
                     place.leave()
                     await self._resumer.serve(session, leg, request)
                 else:
                     await self._open(session, leg, request, place)
         except StreamRejected as refusal:
+            if self._draining and GOAWAY in session.features and refusal.code in ABSENT:
+                self._drop(session, leg, DRAINING, ErrorCode.DRAIN)
+                return
             await self._refuse(session, leg, refusal, request.call if request else None)
         except (RemoteProtocolError, Reset, TimeoutError) as error:
             self._drop(session, leg, str(error) or "no frame came")
@@ -142,13 +157,15 @@ class Opener:
 
     async def _open(self, session: Session, leg: Leg, request: Request, place: Place) -> None:
         call = request.call
-        caller_side = self._decide(call)
-        choice = await self._seeker.first(call, caller_side)
+        deadline = _now() + self._limits.open_timeout
+        choice, caller_side = await self._find(call, deadline)
         pair = Pair(call=call, consumer=session, provider=choice.provider)
         with self._pairs.holding(pair):
             try:
                 async with _awaited(leg):
-                    providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
+                    providers_leg, verdict = await self._seeker.connect(
+                        pair, choice, caller_side, deadline
+                    )
             except Reset as given_up:
                 self._trail.rejected(call, GIVEN_UP)
                 self._drop(session, leg, GIVEN_UP, given_up.code)
@@ -159,6 +176,14 @@ class Opener:
             announce(pair, request.consumers_id, verdict)
             self._opened(pair, verdict)
             await self._carriage.run(pair, splice)
+
+    async def _find(self, call: Call, deadline: float) -> tuple[Choice, Verdict]:
+        """Whom to ask first, and why the caller may make the call; both as of now."""
+        while True:
+            caller_side = self._decide(call)
+            if choice := self._seeker.first(call, caller_side):
+                return choice, caller_side
+            await self._seeker.wait_for_one(call, caller_side, deadline)
 
     def _opened(self, pair: Pair, verdict: Verdict) -> None:
         call, provider = pair.call, pair.provider.uri
