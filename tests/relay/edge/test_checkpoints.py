@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
+from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from tests.relay.edge.resuming import resume
+from tests.relay.edge.resuming import CONSUMERS, offer, resume
 from tests.relay.rooms import call, relay_rooms
 from tests.support.peers import AGENT_A, AGENT_B, AGENT_C, FEATURES, STRANGER, AgentPeer, accept
+from tests.support.turns import until
 
 CHECKPOINT = orp.StreamCheckpoint(stream_id=7, my_position=3, peer_ack_position=5)
 
@@ -52,6 +56,34 @@ async def test_those_of_a_resumed_stream_take_the_new_way() -> None:
         await say(both.provider)
         assert await told(again) == CHECKPOINT
         await assert_silence(both.provider)
+        await assert_silence(both.consumer)
+
+
+@pytest.mark.virtual_time
+async def test_the_last_ones_may_come_after_the_end() -> None:
+    async with relay_rooms() as relay:
+        both = await call(relay)
+        both.near.finish()
+        both.far.finish()
+        await until(lambda: len(relay.pairs) == 0)
+        await say(both.provider)
+        assert await told(both.consumer) == CHECKPOINT
+        await offer(both.consumer, CONSUMERS)  # it is nobody's live stream
+        await until(lambda: relay.metric("outrelay_in_use", what="halves") == 1)
+        await asyncio.sleep(2.1)
+        await say(both.provider)
+        await assert_silence(both.consumer)
+
+
+@pytest.mark.parametrize("code", [ErrorCode.CANCELLED, ErrorCode.LEG_LOST])
+async def test_none_come_after_another_end(code: ErrorCode) -> None:
+    async with relay_rooms() as relay:
+        both = await call(relay)
+        both.near.reset(code)
+        both.near.stop(code)
+        both.far.finish()
+        await until(lambda: len(relay.pairs) == 0)
+        await say(both.provider)
         await assert_silence(both.consumer)
 
 

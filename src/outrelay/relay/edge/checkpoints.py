@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.relay.edge.session import RESUME, Session
-from outrelay.relay.pairs import Pair, Pairs
+from outrelay.relay.ended import Ends
+from outrelay.relay.pairs import Pairs
 
 
 def pass_on(pairs: Pairs, sender: Session, message: orp.StreamCheckpoint) -> None:
     """Pass the checkpoint on, if there is somebody who has use for it.
 
     Args:
-        pairs: The streams carried.
+        pairs: The streams carried, and until a moment ago.
         sender: On whose control stream it came.
         message: The checkpoint.
     """
-    pair = pairs.find(sender.tenant, message.stream_id)
-    receiver = _other(pair, sender) if pair and pair.splice else None
+    ends = pairs.ends_of(sender.tenant, message.stream_id)
+    receiver = _other(ends, sender) if ends else None
     if receiver is None or (RESUME in receiver.features) is not (RESUME in sender.features):
         return
     checkpoint = orp.StreamCheckpoint(
@@ -35,10 +36,10 @@ def pass_on(pairs: Pairs, sender: Session, message: orp.StreamCheckpoint) -> Non
     receiver.outbox.post(checkpoint)
 
 
-def _other(pair: Pair, sender: Session) -> Session | None:
+def _other(ends: Ends, sender: Session) -> Session | None:
     """Whom the sender talks to; nobody when that is itself."""
-    if pair.consumer is pair.provider:
+    if ends.consumer is ends.provider:
         return None
-    if sender is pair.consumer:
-        return pair.provider
-    return pair.consumer if sender is pair.provider else None
+    if sender is ends.consumer:
+        return ends.provider
+    return ends.consumer if sender is ends.provider else None
