@@ -82,7 +82,11 @@ class PairingRelay:
     agents: dict[Identity, Attached] = field(default_factory=dict)
     halves: dict[int, Half] = field(default_factory=dict)
     splices: dict[int, Splice] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    """Streams whose last checkpoints may still be on their way."""
     resumed: int = 0
+    deaf: bool = False
+    """Whether checkpoints are not passed on."""
     mute: bool = False
     """Whether PINGs get no answer."""
     refuses: orp.StreamReject | None = None
@@ -148,7 +152,7 @@ class PairingRelay:
             del self.agents[connection.peer]
 
     async def _pass_on(self, sender: Attached, checkpoint: orp.StreamCheckpoint) -> None:
-        if checkpoint.stream_id in self.splices:
+        if not self.deaf and checkpoint.stream_id in (self.splices.keys() | self.ended):
             for each in [*self.agents.values()]:
                 if each.identity != sender.identity:
                     await each.send(encode(FrameType.STREAM_CHECKPOINT, checkpoint))
@@ -244,6 +248,7 @@ class PairingRelay:
     def _over(self, stream_id: int, splice: Splice) -> None:
         if self.splices.get(stream_id) is splice:
             del self.splices[stream_id]
+            self.ended.add(stream_id)
 
 
 def ways(network: MemoryNetwork, identity: Identity) -> Ways:

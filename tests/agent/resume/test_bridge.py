@@ -17,6 +17,7 @@ from tests.agent.place import OPTIONS
 from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, PairingRelay, meeting
 from tests.agent.tcp import Tcp
 from tests.support.events import Events
+from tests.support.turns import everybody_waits
 
 pytestmark = pytest.mark.both_loops
 
@@ -83,7 +84,8 @@ async def test_a_stream_goes_on_after(
         assert meet.relay.resumed
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("seed", range(20))
 async def test_bytes_are_whole_whatever_is_lost_when(seen: Events, seed: int) -> None:
     chance = random.Random(seed)
     async with meeting(seen) as meet:
@@ -94,13 +96,47 @@ async def test_bytes_are_whole_whatever_is_lost_when(seen: Events, seed: int) ->
                 up, down = (chance.randbytes(chance.randrange(3 * MIB)) for _ in range(2))
                 group.create_task(transfer(app, backend, up))
                 group.create_task(transfer(backend, app, down))
-            for _ in range(12):
-                await asyncio.sleep(chance.random() * 0.02)
+            for _ in range(25):
+                await everybody_waits(chance.randrange(60))
+                await asyncio.sleep(chance.choice([0, 0, 0, 0.01, 0.11, 0.3]))
                 await chance.choice(FAULTS)(meet)
         for app, backend in ends:
             app.sock.close()
             backend.sock.close()
         await seen.wait("stream ended", count=8, reason="finished")
+
+
+async def test_a_half_close_is_a_fin_at_once(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        (splice,) = meet.relay.splices.values()
+        with app, backend:
+            backend.end()
+            assert await app.read_all() == b""
+            await splice.down.sink.stream.wait_finished()  # it was passed on as what it is
+            app.end()
+            assert await backend.read_all() == b""
+        await seen.wait("stream ended", count=2, reason="finished")
+        assert not meet.relay.resumed
+
+
+@pytest.mark.virtual_time
+async def test_two_ends_in_the_same_moment_cost_no_byte(seen: Events) -> None:
+    """Both FINs cross, and the relay is lost before anybody has acknowledged anything."""
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            for each in (app, backend):
+                await each.send(bytes(100_000))
+                each.end()
+            meet.relay.deaf = True
+            await seen.wait("stream resumed", count=2)
+            meet.relay.deaf = False
+            for each in (app, backend):
+                assert await each.read_all() == bytes(100_000)
+        await seen.wait("stream ended", count=2, reason="finished")
 
 
 @pytest.mark.parametrize(

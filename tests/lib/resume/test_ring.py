@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrelay.lib.resume.ring import Budget, Ring
+from outrelay.lib.resume.ring import GATHERED, SMALL, Budget, Ring
 
 
 def ring(most: int = 100, total: int = 1000) -> Ring:
@@ -22,15 +22,16 @@ def test_bytes_are_held_from_start_to_end() -> None:
 
 
 def test_what_is_acknowledged_is_let_go_chunk_by_chunk() -> None:
-    one = ring()
-    one.append(b"abc")
-    one.append(b"defg")
+    one = ring(most=3 * SMALL, total=3 * SMALL)
+    one.append(b"a" * SMALL)
+    one.append(b"b" * SMALL)
     one.acknowledge(2)
-    assert (one.start, held(one, 2), one.room) == (2, b"cdefg", 93)
-    one.acknowledge(3)
-    assert (held(one, 3), one.room) == (b"defg", 96)
-    one.acknowledge(7)
-    assert (held(one, 7), one.room) == (b"", 100)
+    assert (one.start, one.room) == (2, SMALL)
+    assert held(one, 2) == b"a" * (SMALL - 2) + b"b" * SMALL
+    one.acknowledge(SMALL)
+    assert (held(one, SMALL), one.room) == (b"b" * SMALL, 2 * SMALL)
+    one.acknowledge(2 * SMALL)
+    assert (held(one, 2 * SMALL), one.room) == (b"", 3 * SMALL)
 
 
 def test_it_takes_no_more_than_it_may_hold() -> None:
@@ -56,8 +57,28 @@ def test_rings_share_a_budget() -> None:
 
 
 def test_chunks_are_not_copied() -> None:
-    one = ring()
-    chunk = b"abc"
+    one = ring(most=SMALL, total=SMALL)
+    chunk = b"x" * SMALL
     one.append(chunk)
     (part,) = one.since(0)
     assert part.obj is chunk
+
+
+def test_small_chunks_are_gathered() -> None:
+    one = ring(most=10 * GATHERED, total=10 * GATHERED)
+    for number in range(GATHERED + 10):
+        one.append(bytes([number % 251]))
+    assert [len(each) for each in one.since(0)] == [GATHERED, 10]
+    assert held(one, 0) == bytes(number % 251 for number in range(GATHERED + 10))
+
+
+def test_what_is_looked_at_does_not_grow() -> None:
+    one = ring()
+    one.append(b"abc")
+    (part,) = one.since(1)
+    one.append(b"def")
+    assert bytes(part) == b"bc"
+    assert held(one, 0) == b"abcdef"
+    one.acknowledge(6)
+    one.append(b"g")
+    assert held(one, 6) == b"g"

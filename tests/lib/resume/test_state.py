@@ -127,6 +127,21 @@ def test_what_no_honest_peer_says_is_an_error(state: StreamState, last: Checkpoi
         state.receive(last)
 
 
+def test_an_end_that_is_told_late_counts_all_the_same(state: StreamState) -> None:
+    """A resume tells no end; a checkpoint from before it, which does, may come behind it."""
+    state.send(b"abcdef")
+    assert b"".join(state.resume(told(9, 4))) == b"ef"
+    assert state.is_answered
+    assert not state.receive(told(9, 2, final=9))
+    assert state.peer_final == 9
+
+
+def test_an_end_that_is_told_late_is_the_end(state: StreamState) -> None:
+    state.receive(told(9, 0))
+    with pytest.raises(RemoteProtocolError):
+        state.receive(told(8, 0, final=8))
+
+
 def test_a_peer_does_not_go_on_behind_its_end(state: StreamState) -> None:
     state.receive(told(9, 0, final=9))
     with pytest.raises(RemoteProtocolError):

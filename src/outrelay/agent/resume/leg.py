@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -94,27 +93,17 @@ class Leg:
         early: Bytes that came behind the frames.
     """
 
-    __slots__ = ("carried", "carrier", "early", "finished", "over", "session", "unsent", "waiting")
+    __slots__ = ("again", "carried", "carrier", "early", "over", "session")
 
     def __init__(self, carrier: Stream, session: Session, carried: Carried, early: bytes) -> None:
         self.carrier = carrier
         self.session = session
         self.carried = carried
         self.early = early
-        self.unsent: deque[bytes | memoryview] = deque()
-        """What is to be written to it."""
-        self.waiting = 0
-        """Bytes of that."""
-        self.finished = False
-        """Whether the peer has ended its direction of it."""
+        self.again: deque[memoryview] = deque()
+        """What was sent over other legs, and the peer lacks."""
         self.over = asyncio.Event()
         """Set when it is lost, or when the stream is over."""
-
-    def queue(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Have ``chunks`` written."""
-        for each in chunks:
-            self.unsent.append(each)
-            self.waiting += len(each)
 
     async def read(self, limit: int) -> bytes:
         """What has come; see ``carrier.Stream``."""

@@ -5,8 +5,9 @@ bytes between ``start`` (everything before it is acknowledged) and ``end``. A *b
 shared by all rings of an agent.
 
 Invariants: a byte that is not acknowledged is never dropped; what does not fit is not taken,
-and its writer waits. Chunks are held as they came, not copied: a ring at rest costs nothing,
-and one that fills costs what it holds.
+and its writer waits. Chunks are held as they came, not copied, but for small ones: those are
+gathered, so that a byte costs little more than itself however it came. A ring at rest costs
+nothing.
 
 Source: protocol.md section 6.
 """
@@ -15,6 +16,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+
+SMALL = 4 * 1024
+"""Chunks shorter than this are gathered."""
+
+GATHERED = 16 * 1024
+"""Bytes of a chunk of gathered ones."""
 
 
 class Budget:
@@ -42,12 +49,13 @@ class Ring:
         budget: Shared with other rings.
     """
 
-    __slots__ = ("_budget", "_chunks", "_first", "_held", "_most", "end", "start")
+    __slots__ = ("_budget", "_chunks", "_first", "_held", "_most", "_tail", "end", "start")
 
     def __init__(self, most: int, budget: Budget) -> None:
         self._most = most
         self._budget = budget
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
+        self._tail: bytearray | None = None  # the last chunk, as long as it gathers
         self._first = 0  # position of the first byte of the first chunk
         self._held = 0
         self.start = 0
@@ -63,10 +71,19 @@ class Ring:
     def append(self, chunk: bytes) -> None:
         """Hold ``chunk``, which is not longer than ``room``."""
         assert len(chunk) <= self.room
-        if chunk:
+        if len(chunk) >= SMALL:
             self._chunks.append(chunk)
-            self.end += len(chunk)
-            self._account(len(chunk))
+            self._tail = None
+        elif chunk:
+            self._gather(chunk)
+        self.end += len(chunk)
+        self._account(len(chunk))
+
+    def _gather(self, chunk: bytes) -> None:
+        if self._tail is None or len(self._tail) + len(chunk) > GATHERED:
+            self._tail = bytearray()
+            self._chunks.append(self._tail)
+        self._tail += chunk
 
     def acknowledge(self, position: int) -> None:
         """Everything before ``position`` has arrived; chunks that are over are let go."""
@@ -76,11 +93,13 @@ class Ring:
             gone = len(self._chunks.popleft())
             self._first += gone
             self._account(-gone)
+        if not self._chunks:
+            self._tail = None
 
     def since(self, position: int) -> Iterator[memoryview]:
         """The bytes from ``position``, at or behind ``start``, to ``end``, in order."""
         assert self.start <= position <= self.end
-        at = self._first
+        at, self._tail = self._first, None  # nothing grows that somebody looks at
         for chunk in self._chunks:
             if at + len(chunk) > position:
                 yield memoryview(chunk)[max(0, position - at) :]
@@ -90,6 +109,7 @@ class Ring:
         """Hold nothing any more: the stream is over."""
         self._account(-self._held)
         self._chunks.clear()
+        self._tail = None
         self._first = self.start = self.end
 
     def _account(self, count: int) -> None:

@@ -16,8 +16,9 @@ When a checkpoint is due:
   other fall silent.
 
 Checkpoints may be lost, repeated and overtaken on their way through relays that keep only the
-newest: one that says less than is known is old and ignored. One that acknowledges what was
-never sent, or that is older in one number and newer in the other, is no honest peer's.
+newest: one that says less than is known is old, and says nothing new but perhaps where the peer
+has ended, which a resume does not tell. One that acknowledges what was never sent, or that is
+older in one number and newer in the other, is no honest peer's.
 
 Source: protocol.md section 6.
 """
@@ -25,7 +26,7 @@ Source: protocol.md section 6.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from outrelay.lib.errors import RemoteProtocolError, ResumeError
 from outrelay.lib.resume.ring import Ring
@@ -58,8 +59,8 @@ class Checkpoint:
         Raises:
             RemoteProtocolError: No honest peer says both.
         """
-        mine = (self.my_position, self.peer_ack_position, self.final_position is not None)
-        others = (other.my_position, other.peer_ack_position, other.final_position is not None)
+        mine = (self.my_position, self.peer_ack_position)
+        others = (other.my_position, other.peer_ack_position)
         if all(one <= two for one, two in zip(mine, others, strict=True)):
             return mine != others
         if all(one >= two for one, two in zip(mine, others, strict=True)):
@@ -106,6 +107,11 @@ class StreamState:
     def room(self) -> int:
         """Bytes that may be sent now; 0: wait for an acknowledgement, or for the budget."""
         return self._ring.room
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the peer has ever sent a checkpoint."""
+        return self._peer is not None
 
     @property
     def all_acknowledged(self) -> bool:
@@ -187,29 +193,31 @@ class StreamState:
                 f"byte {told.peer_ack_position} is acknowledged, byte {self._ring.end} was the last"
             )
         known = self._peer
-        if known is not None and told.is_older_than(known):
+        newest = known if known and told.is_older_than(known) else told
+        self._note_final(told, newest)
+        if newest is not told:
             return False
         if told == known:
             self._answer = True
             return False
-        self._note_final(told)
         self._peer = told
         self._patience = REPEAT
         advances = told.peer_ack_position > self._ring.start
         self._ring.acknowledge(told.peer_ack_position)
         return advances
 
-    def _note_final(self, told: Checkpoint) -> None:
-        final = told.final_position
-        if self.peer_final is not None and (final, told.my_position) != (
-            self.peer_final,
-            self.peer_final,
-        ):
+    def _note_final(self, told: Checkpoint, newest: Checkpoint) -> None:
+        """Note where the peer has ended, if ``told`` says so."""
+        final = self.peer_final if told.final_position is None else told.final_position
+        if final is None:
+            return
+        if self.peer_final not in (None, final):
             raise RemoteProtocolError(f"the peer ended at byte {self.peer_final} before")
-        if final is not None:
-            if final != told.my_position or final < self.taken:
-                raise RemoteProtocolError(f"the peer cannot have ended at byte {final}")
-            self.peer_final = final
+        if final < self.taken or newest.my_position > final:
+            raise RemoteProtocolError(f"the peer cannot have ended at byte {final}")
+        if told.final_position not in (None, told.my_position):
+            raise RemoteProtocolError(f"the peer cannot have ended at byte {final}")
+        self.peer_final = final
 
     # ---- another leg ---------------------------------------------------------------------
 
@@ -232,7 +240,7 @@ class StreamState:
             raise RemoteProtocolError(
                 f"the peer has sent {told.my_position} bytes, {self.taken} have arrived"
             )
-        self.receive(replace(told, final_position=self.peer_final))
+        self.receive(told)
         return self._ring.since(told.peer_ack_position)
 
     def release(self) -> None:
