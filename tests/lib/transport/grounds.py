@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import ClassVar
 
+from outrelay.lib.errors import Refused
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Dialer, Listener
@@ -101,8 +102,15 @@ class Ground(ABC):
         assert pair.far.peer == agent.identity
 
     async def check_dials(self, dialer: Dialer) -> None:
-        """The dialler gets through to whoever is right."""
-        await join(await self.listen(), dialer)
+        """The dialler gets through to whoever is right, though its time may be very short."""
+        through = False
+        while not through:
+            listener = await self.listen()
+            try:
+                await join(listener, dialer)
+                through = True
+            except* Refused:
+                await listener.close()
 
     def on_refused(self, refusal: Refusal) -> None:
         """Told by the endpoints."""
