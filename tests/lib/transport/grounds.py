@@ -10,14 +10,15 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import ClassVar
 
-from outrelay.lib.errors import Refused
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Dialer, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
@@ -27,6 +28,12 @@ from tests.support.pki import Hostile
 
 ALPN = ("orp/1",)
 ACCEPTED = frozenset({Role.AGENT, Role.RELAY})
+
+HURRIED = 0.3
+"""Seconds for a handshake that will not get anywhere, so that its end need not be waited for."""
+
+UNHURRIED = 60.0
+"""Seconds in which one that is right gets through on the slowest of machines."""
 
 
 class Ground(ABC):
@@ -55,6 +62,10 @@ class Ground(ABC):
         timeout: float = 10.0,
     ) -> Dialer:
         """A dialler, an agent's unless told otherwise."""
+
+    @abstractmethod
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        """From now on an endpoint's handshakes may take so many seconds."""
 
     @abstractmethod
     def under_way(self, endpoint: Listener | Dialer) -> int:
@@ -96,21 +107,16 @@ class Ground(ABC):
             await asyncio.sleep(0.01)
 
     async def check_serves(self, listener: Listener) -> None:
-        """Whoever is right gets in, and is the first to be accepted."""
+        """Whoever is right gets in, however slow, and is the first to be accepted."""
+        self.allow(listener, UNHURRIED)
         agent = PKI.agent()
         pair = await join(listener, await self.dialer(agent))
         assert pair.far.peer == agent.identity
 
     async def check_dials(self, dialer: Dialer) -> None:
-        """The dialler gets through to whoever is right, though its time may be very short."""
-        through = False
-        while not through:
-            listener = await self.listen()
-            try:
-                await join(listener, dialer)
-                through = True
-            except* Refused:
-                await listener.close()
+        """The dialler gets through to whoever is right, however slow."""
+        self.allow(dialer, UNHURRIED)
+        await join(await self.listen(), dialer)
 
     def on_refused(self, refusal: Refusal) -> None:
         """Told by the endpoints."""
@@ -156,6 +162,12 @@ class QuicGround(Ground):
                 handshake_timeout=timeout,
             )
         )
+
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        assert isinstance(endpoint, QuicEndpoint)
+        engine = endpoint._engine
+        assert isinstance(engine, AioquicEngine)
+        engine._options = replace(engine._options, handshake_timeout=handshake_timeout)
 
     def under_way(self, endpoint: Listener | Dialer) -> int:
         return len(endpoint._engine._links)  # type: ignore[union-attr]
@@ -257,6 +269,14 @@ class TcpGround(Ground):
         )
         self._stack.push_async_callback(dialer.close)
         return dialer
+
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        if isinstance(endpoint, TcpListener):
+            limits = replace(endpoint._limits, handshake_timeout=handshake_timeout)
+            endpoint._limits = limits
+        else:
+            assert isinstance(endpoint, TcpDialer)
+            endpoint._handshake_timeout = handshake_timeout
 
     def under_way(self, endpoint: Listener | Dialer) -> int:
         assert isinstance(endpoint, TcpListener | TcpDialer)
