@@ -11,15 +11,19 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import ClassVar
 
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Dialer, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic import endpoint as quic_endpoint
 from outrelay.lib.transport.quic.engine import EngineOptions
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
+from outrelay.lib.transport.tcp import connections as tcp_connections
+from outrelay.lib.transport.tcp import listener as tcp_listener
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
 from tests.lib.transport.carriers import LOOPBACK, PKI, join
@@ -41,6 +45,12 @@ class Ground(ABC):
 
     told: ClassVar[Mapping[Hostile, str]] = {}
     """What a refused peer hears, where it is less than what we know."""
+
+    bounds: ClassVar[ModuleType]
+    """Has the BACKLOG of its listeners."""
+
+    calendar: ClassVar[ModuleType]
+    """Looks every TICK whether certificates have expired."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.refusals: list[Refusal] = []
@@ -127,6 +137,9 @@ class Ground(ABC):
 
 class QuicGround(Ground):
     """QUIC: what is sent travels in Initial packets."""
+
+    bounds: ClassVar[ModuleType] = quic_endpoint
+    calendar: ClassVar[ModuleType] = quic_endpoint
 
     async def listen(
         self,
@@ -230,6 +243,8 @@ class TcpGround(Ground):
         Hostile.NOT_YET_VALID: "it takes our certificate for bad, or for not valid yet",
         Hostile.WRONG_USAGE: "our certificate is not for this usage",
     }
+    bounds: ClassVar[ModuleType] = tcp_listener
+    calendar: ClassVar[ModuleType] = tcp_connections
 
     async def listen(
         self,

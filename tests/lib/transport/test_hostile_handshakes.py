@@ -140,7 +140,10 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in a record"])
-async def test_another_handshake_is_refused(ground: Ground, other: str, *, wrapped: bool) -> None:
+async def test_another_handshake_is_refused(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, other: str, *, wrapped: bool
+) -> None:
+    monkeypatch.setattr(opening, "LINGER", 0.2)  # whoever is silent does not leave before
     listener = await ground.listen(handshake_timeout=HURRIED)
     data = OTHERS[other]
     async with ground.send(listener.address) as send:

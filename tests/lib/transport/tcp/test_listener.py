@@ -7,12 +7,11 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from operator import sub
 
 import pytest
 
-from outrelay.lib.errors import ConfigError, ErrorCode, LocalProtocolError, Refused
+from outrelay.lib.errors import ConfigError, Refused
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.refusal import Cause
@@ -20,9 +19,8 @@ from outrelay.lib.transport.tcp import connections, opening
 from outrelay.lib.transport.tcp import listener as listening
 from outrelay.lib.transport.tcp.listener import TcpListener
 from outrelay.lib.transport.tcp.tls import TlsContext
-from tests.lib.transport.carriers import PKI, Pair, join
+from tests.lib.transport.carriers import PKI, join
 from tests.lib.transport.grounds import TcpGround
-from tests.lib.transport.streams import cancel, round_trips
 from tests.support.turns import until
 
 pytestmark = pytest.mark.both_loops
@@ -64,16 +62,6 @@ async def test_an_address_in_use_is_the_operators_to_change(ground: TcpGround) -
     assert again.address == first.address
     await again.close()
     await again.close()
-
-
-async def test_one_task_accepts(ground: TcpGround) -> None:
-    listener = await ground.listen()
-    async with asyncio.TaskGroup() as group:
-        accepting = group.create_task(listener.accept(), name="accept")
-        await asyncio.sleep(0)
-        with pytest.raises(LocalProtocolError):
-            await listener.accept()
-        await cancel(accepting)
 
 
 async def test_when_all_places_are_taken_who_comes_waits(
@@ -159,33 +147,6 @@ async def test_a_client_that_does_not_take_part_is_not_accepted(
     assert ground.refusals[0].cause is Cause.TIMEOUT
     assert not listener._accepted
     await ground.until_forgotten(listener, but=0)
-
-
-async def test_connections_that_nobody_accepts_are_limited(
-    ground: TcpGround, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listening, "BACKLOG", 2)
-    listener, dialer = await ground.listen(), await ground.dialer()
-    kept = [await dialer.dial(listener.address, roles={Role.RELAY}) for _ in range(2)]
-    with pytest.raises(Refused, match="too many connections wait") as refusal:
-        await dialer.dial(listener.address, roles={Role.RELAY})
-    assert not refusal.value.final
-    await round_trips(await Pair(near=kept[0], far=await listener.accept()).stream())
-
-
-async def test_a_connection_ends_with_the_peers_certificate(
-    ground: TcpGround, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "TICK", 0.02)
-    soon = datetime.now(UTC) + timedelta(seconds=2)
-    agent = PKI.forge(PKI.agent().identity, not_after=soon)
-    pair = await join(await ground.listen(), await ground.dialer(agent))
-    assert pair.far.peer_expires == agent.expires
-    async with asyncio.timeout(10):
-        closed = await pair.far.wait_closed()
-    assert datetime.now(UTC).timestamp() >= agent.expires
-    assert (closed.code, closed.by_peer) == (ErrorCode.DENIED, False)
-    assert (await pair.near.wait_closed()).by_peer
 
 
 async def test_a_listener_that_closes_drops_strangers_at_once(
