@@ -98,7 +98,7 @@ debian:
 	fi
 
 .PHONY: bench
-bench: $(STAMP) ## measure throughput, latency and memory; direct TCP beside it
+bench: debian $(STAMP) ## measure throughput, latency and memory, beside stunnel and direct TCP
 	@$(BIN)/python tools/bench $(ARGS)
 
 .PHONY: bench-smoke

@@ -137,7 +137,7 @@ class Path:
                 if self.act is not None:
                     self.act()
                 while self._free_at[end] - self.now <= self._lag + 1e-9:
-                    data = end.session.data_to_send(self.now)
+                    data = b"".join(end.session.data_to_send(self.now))
                     if not data:
                         break
                     is_moving = True

@@ -55,7 +55,7 @@ def frames_in(data: bytes) -> Iterator[Frame]:
 def output(session: Session, now: float = 0.0) -> bytes:
     """All that a session has to say now."""
     said = bytearray()
-    while data := session.data_to_send(now):
+    while data := b"".join(session.data_to_send(now)):
         said += data
     return bytes(said)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,12 +27,20 @@ from outrelay.tools import dev_pki, programs
 from outrelay.tools.programs import Program, ProgramFailedError
 
 TENANT = "acme"
-_PKI = "pki"
+PKI = "pki"
+"""Its folder for certificates."""
 _ANY_PORT = "127.0.0.1:0"
 
 
 def _quiet(_command: str) -> None:
     return
+
+
+class Carrier(StrEnum):
+    """What carries everything between agents and relay."""
+
+    QUIC = "quic"
+    TCP = "tcp"
 
 
 class Deployment:
@@ -40,19 +49,27 @@ class Deployment:
     Args:
         directory: Where everything lives; it exists and is empty.
         tell: Gets the command lines.
+        carrier: The relay listens on QUIC in any case; the agents use this one alone.
     """
 
-    def __init__(self, directory: Path, tell: Callable[[str], None] = _quiet) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tell: Callable[[str], None] = _quiet,
+        *,
+        carrier: Carrier = Carrier.QUIC,
+    ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
         self.consumer_uri = ""
         """Who the consumer's agent is."""
         self._directory = directory
+        self._carrier = carrier
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
         self.relay: Address = ("127.0.0.1", 7443)
-        """Where the relay listens, once it does."""
+        """Where the relay listens for the carrier, once it does."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,18 +87,18 @@ class Deployment:
         """The variables that let ``outrelay-cli`` be called without flags for them."""
         return {
             "OUTRELAY_CLI_CONTROLLER": address_text(self.controller),
-            "OUTRELAY_CLI_CERT": f"{_PKI}/operator.pem",
-            "OUTRELAY_CLI_KEY": f"{_PKI}/operator.key",
-            "OUTRELAY_CLI_CA": f"{_PKI}/ca.pem",
+            "OUTRELAY_CLI_CERT": f"{PKI}/operator.pem",
+            "OUTRELAY_CLI_KEY": f"{PKI}/operator.key",
+            "OUTRELAY_CLI_CA": f"{PKI}/ca.pem",
         }
 
     def make_certificates(self) -> None:
         """A CA and a certificate for each of the programs and the operator."""
-        self.tell(programs.command_line("dev-pki", ["--out", _PKI, "--tenant", TENANT]))
+        self.tell(programs.command_line("dev-pki", ["--out", PKI, "--tenant", TENANT]))
         lifetime = timedelta(days=1)
         pki = dev_pki.create(tenant=TENANT, relay_id="r1", now=datetime.now(UTC), lifetime=lifetime)
         self.consumer_uri = pki.holders["agent-a"].identity.uri
-        dev_pki.write(pki, self._directory / _PKI, namespace="outrelay")
+        dev_pki.write(pki, self._directory / PKI, namespace="outrelay")
 
     def start_controller(self) -> Program:
         """The controller, as soon as it serves."""
@@ -96,10 +113,11 @@ class Deployment:
         """The relay, as soon as it serves."""
         program = self._start(
             "outrelay-relay", "--listen", _ANY_PORT,
+            *(("--listen-tcp", _ANY_PORT) if self._carrier is Carrier.TCP else ()),
             "--controller", address_text(self.controller),
             *_credentials("relay"),
         )  # fmt: skip
-        self.relay = _listening(program)
+        self.relay = _listening(program, carrier=self._carrier)
         return program
 
     def stop_relay(self) -> None:
@@ -152,7 +170,7 @@ class Deployment:
 
     def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
         return self._start(
-            "outrelay-agent", "--relay", address_text(self.relay),
+            "outrelay-agent", _RELAY_FLAGS[self._carrier], address_text(self.relay),
             *_credentials(certificate), *services,
             name=name,
         )  # fmt: skip
@@ -166,8 +184,11 @@ class Deployment:
         return program
 
 
+_RELAY_FLAGS = {Carrier.QUIC: "--relay", Carrier.TCP: "--relay-tcp"}
+
+
 def _credentials(name: str) -> list[str]:
-    return ["--cert", f"{_PKI}/{name}.pem", "--key", f"{_PKI}/{name}.key", "--ca", f"{_PKI}/ca.pem"]
+    return ["--cert", f"{PKI}/{name}.pem", "--key", f"{PKI}/{name}.key", "--ca", f"{PKI}/ca.pem"]
 
 
 def _listening(program: Program, **fields: str) -> Address:

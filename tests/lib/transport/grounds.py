@@ -10,14 +10,20 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from types import ModuleType
 from typing import ClassVar
 
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Dialer, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic import endpoint as quic_endpoint
 from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
+from outrelay.lib.transport.tcp import connections as tcp_connections
+from outrelay.lib.transport.tcp import listener as tcp_listener
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
 from tests.lib.transport.carriers import LOOPBACK, PKI, join
@@ -27,12 +33,24 @@ from tests.support.pki import Hostile
 ALPN = ("orp/1",)
 ACCEPTED = frozenset({Role.AGENT, Role.RELAY})
 
+HURRIED = 0.3
+"""Seconds for a handshake that will not get anywhere, so that its end need not be waited for."""
+
+UNHURRIED = 60.0
+"""Seconds in which one that is right gets through on the slowest of machines."""
+
 
 class Ground(ABC):
     """Endpoints of a test, and whom they refused."""
 
     told: ClassVar[Mapping[Hostile, str]] = {}
     """What a refused peer hears, where it is less than what we know."""
+
+    bounds: ClassVar[ModuleType]
+    """Has the BACKLOG of its listeners."""
+
+    calendar: ClassVar[ModuleType]
+    """Looks every TICK whether certificates have expired."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.refusals: list[Refusal] = []
@@ -54,6 +72,10 @@ class Ground(ABC):
         timeout: float = 10.0,
     ) -> Dialer:
         """A dialler, an agent's unless told otherwise."""
+
+    @abstractmethod
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        """From now on an endpoint's handshakes may take so many seconds."""
 
     @abstractmethod
     def under_way(self, endpoint: Listener | Dialer) -> int:
@@ -95,13 +117,15 @@ class Ground(ABC):
             await asyncio.sleep(0.01)
 
     async def check_serves(self, listener: Listener) -> None:
-        """Whoever is right gets in, and is the first to be accepted."""
+        """Whoever is right gets in, however slow, and is the first to be accepted."""
+        self.allow(listener, UNHURRIED)
         agent = PKI.agent()
         pair = await join(listener, await self.dialer(agent))
         assert pair.far.peer == agent.identity
 
     async def check_dials(self, dialer: Dialer) -> None:
-        """The dialler gets through to whoever is right."""
+        """The dialler gets through to whoever is right, however slow."""
+        self.allow(dialer, UNHURRIED)
         await join(await self.listen(), dialer)
 
     def on_refused(self, refusal: Refusal) -> None:
@@ -113,6 +137,9 @@ class Ground(ABC):
 
 class QuicGround(Ground):
     """QUIC: what is sent travels in Initial packets."""
+
+    bounds: ClassVar[ModuleType] = quic_endpoint
+    calendar: ClassVar[ModuleType] = quic_endpoint
 
     async def listen(
         self,
@@ -148,6 +175,12 @@ class QuicGround(Ground):
                 handshake_timeout=timeout,
             )
         )
+
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        assert isinstance(endpoint, QuicEndpoint)
+        engine = endpoint._engine
+        assert isinstance(engine, AioquicEngine)
+        engine._options = replace(engine._options, handshake_timeout=handshake_timeout)
 
     def under_way(self, endpoint: Listener | Dialer) -> int:
         return len(endpoint._engine._links)  # type: ignore[union-attr]
@@ -210,6 +243,8 @@ class TcpGround(Ground):
         Hostile.NOT_YET_VALID: "it takes our certificate for bad, or for not valid yet",
         Hostile.WRONG_USAGE: "our certificate is not for this usage",
     }
+    bounds: ClassVar[ModuleType] = tcp_listener
+    calendar: ClassVar[ModuleType] = tcp_connections
 
     async def listen(
         self,
@@ -249,6 +284,14 @@ class TcpGround(Ground):
         )
         self._stack.push_async_callback(dialer.close)
         return dialer
+
+    def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
+        if isinstance(endpoint, TcpListener):
+            limits = replace(endpoint._limits, handshake_timeout=handshake_timeout)
+            endpoint._limits = limits
+        else:
+            assert isinstance(endpoint, TcpDialer)
+            endpoint._handshake_timeout = handshake_timeout
 
     def under_way(self, endpoint: Listener | Dialer) -> int:
         assert isinstance(endpoint, TcpListener | TcpDialer)

@@ -15,7 +15,7 @@ from outrelay.lib.identity.verify import Usage
 from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.tcp import opening
 from tests.lib.transport.carriers import PKI
-from tests.lib.transport.grounds import GROUNDS, Ground
+from tests.lib.transport.grounds import GROUNDS, HURRIED, Ground
 from tests.support.hostile_quic import tls12_client_hello
 from tests.support.pki import Hostile
 
@@ -140,8 +140,11 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in a record"])
-async def test_another_handshake_is_refused(ground: Ground, other: str, *, wrapped: bool) -> None:
-    listener = await ground.listen(handshake_timeout=0.3)
+async def test_another_handshake_is_refused(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, other: str, *, wrapped: bool
+) -> None:
+    monkeypatch.setattr(opening, "LINGER", 0.2)  # whoever is silent does not leave before
+    listener = await ground.listen(handshake_timeout=HURRIED)
     data = OTHERS[other]
     async with ground.send(listener.address) as send:
         send(b"\x16\x03\x01" + len(data).to_bytes(2, "big") + data if wrapped else data)
@@ -155,7 +158,7 @@ async def test_another_handshake_is_refused(ground: Ground, other: str, *, wrapp
 
 
 async def test_a_handshake_that_drips_is_ended(ground: Ground) -> None:
-    listener = await ground.listen(handshake_timeout=0.3)
+    listener = await ground.listen(handshake_timeout=HURRIED)
     hello = ground.hello()
     async with ground.send(listener.address) as send:
         for number in range(len(hello) - 1):

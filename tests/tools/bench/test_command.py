@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from outrelay.tools.bench import command, runner
+from outrelay.tools.bench import chain, command, runner
 from outrelay.tools.bench.runner import BenchmarkError
+
+PROGRAMS = ("controller", "relay", "provider", "consumer")
 
 
 def run(*arguments: str) -> int:
@@ -21,12 +23,14 @@ def run(*arguments: str) -> int:
 def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of everything: ``make bench-smoke`` runs the rest."""
     assert run("--quick", "--only", "open", "--out", str(tmp_path)) == 0
+    routes = {"quic", "tcp", "direct"} | ({"chain"} if not chain.missing() else set())
     found = json.loads((tmp_path / "bench.json").read_text())
-    assert {each["path"] for each in found["measurements"]} == {"direct", "outrelay"}
-    assert [each["scenario"] for each in found["summary"]] == ["open to first byte"] * 2
+    assert {each["route"] for each in found["measurements"]} == routes
+    assert [each["scenario"] for each in found["summary"]] == ["open to first byte"] * len(routes)
     (opens,) = found["capacity"]
     assert opens["name"] == "20 opens a second for 1 s"
-    assert found["idle_rss"].keys() == {"controller", "relay", "provider", "consumer"}
+    held = {(each["route"], each["process"]) for each in found["memory"]}
+    assert held == {(route, name) for route in ("quic", "tcp") for name in PROGRAMS}
     assert (tmp_path / "bench.svg").read_text().startswith("<svg")
     shown = capsys.readouterr().out
     assert "open to first byte" in shown

@@ -88,13 +88,21 @@ def test_an_early_end_is_noticed(truncating: Address) -> None:
 def test_opens_and_pings(backend: Address) -> None:
     assert all(seconds > 0 for seconds in load.opens(backend, 3))
     assert len(load.pings(backend, 5)) == 5
+    assert len(load.pings_beside(backend, 5)) == 5
+
+
+def test_an_upload_that_is_damaged_beside_pings_is_noticed(damaging: Address) -> None:
+    with pytest.raises(PayloadDamagedError, match="stream 0"), load._uploading(damaging):
+        pass
 
 
 def test_streams_carry_different_bytes() -> None:
     assert load._digest(0, 100) != load._digest(1, 100)
 
 
-@pytest.mark.parametrize(("operation", "values"), [("up", 1), ("open", 3), ("echo", 3)])
+@pytest.mark.parametrize(
+    ("operation", "values"), [("up", 1), ("open", 3), ("echo", 3), ("beside", 3)]
+)
 def test_as_a_program(
     backend: Address, capsys: pytest.CaptureFixture[str], operation: str, values: int
 ) -> None:

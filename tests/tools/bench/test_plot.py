@@ -14,7 +14,9 @@ def test_the_picture_is_well_formed_and_holds_every_scenario() -> None:
     texts = [text.text for text in ElementTree.fromstring(picture).iter() if text.text]
     assert {scenario.name for scenario in SCENARIOS} <= set(texts)
     assert "a <caption>" in texts
-    assert "10.0 OutRelay" in texts
+    assert "10.0 OutRelay, QUIC" in texts
+    assert "20.0 OutRelay, TCP" in texts
+    assert "30.0 stunnel chain" in texts
     assert "300.0 direct TCP →" in texts  # off the scale
     assert {reading.name for reading in READINGS} <= set(texts)
     assert "20 (≤ 100 ms)" in texts

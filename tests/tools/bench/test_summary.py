@@ -8,7 +8,7 @@ import pytest
 
 from outrelay.tools.bench import summary
 from outrelay.tools.bench.runner import Results
-from outrelay.tools.bench.scenarios import MIB
+from outrelay.tools.bench.scenarios import CHAIN, MIB, QUIC, TCP
 from tests.tools.bench.measurements import (
     ONE,
     PINGS,
@@ -44,15 +44,36 @@ def test_a_goal_can_be_a_share_of_another_scenario() -> None:
     assert alone.goal == 0
 
 
+def test_a_goal_can_be_a_share_of_another_route() -> None:
+    rounds = [measured(ONE, [18.0], TCP), measured(ONE, [20.0], CHAIN)]
+    ours, chain = summary.figures(SCENARIOS, rounds)
+    assert (ours.goal, chain.goal) == (18.0, 0)
+    assert ours.good
+    moved = 4 * 64 * MIB / 1e9  # faster routes get more
+    assert ours.cpu == pytest.approx(3 * 2.0 / moved)
+
+
+def test_memory_is_compared_with_what_it_was_at_rest() -> None:
+    idle = {TCP: {"relay": 50 * MIB, "controller": 90 * MIB}}
+    results = Results(idle_rss=idle, others_cores=0.1, measurements=everything())
+    relay, controller = summary.memory(results)
+    assert (relay.peak, relay.growth) == (60 * MIB, 10 * MIB)
+    assert (controller.peak, controller.growth) == (90 * MIB, 0)
+
+
 def test_the_document_is_json_and_holds_everything() -> None:
     results = Results(
-        idle_rss={"relay": 70 * MIB}, others_cores=0.1, measurements=everything(), readings=READINGS
+        idle_rss={QUIC: {"relay": 70 * MIB}},
+        others_cores=0.1,
+        measurements=everything(),
+        readings=READINGS,
     )
     written = summary.document(SCENARIOS, results, started="2026-01-01T00:00:00+00:00", rounds=1)
     read = json.loads(json.dumps(written))
-    assert len(read["measurements"]) == 2 * len(SCENARIOS)
+    assert len(read["measurements"]) == 4 * len(SCENARIOS)
     assert read["summary"][0]["scenario"] == "upload"
-    assert read["idle_rss"] == {"relay": 70 * MIB}
+    (relay,) = read["memory"]
+    assert relay == {"route": "quic", "process": "relay", "idle": 70 * MIB, "peak": 70 * MIB}
     assert [each["good"] for each in read["capacity"]] == [False, False, False]
     assert [each["judged"] for each in read["capacity"]] == [20, 4, 3]
     assert read["machine"]["cores"] >= 1

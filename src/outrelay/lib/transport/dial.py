@@ -163,6 +163,8 @@ async def race(
         Refused: Every attempt was refused. It is ``final`` when every refusal was, with
             ``one_peer`` when any was.
     """
+    if sum(map(len, tiers)) == 1:  # an address by number, mostly: there is nothing to race
+        return await tiers[0][0]()
     tries: list[Task[Made | Refused]] = []
     winner: Made | None = None
     try:

@@ -1,4 +1,4 @@
-"""``bench``: measure OutRelay on this machine, beside direct TCP."""
+"""``bench``: measure OutRelay on this machine, beside what people would use without it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
     """Measure throughput, latency, CPU, memory and capacity of a chain of agents and relay.
 
     Everything runs on this machine: a load, a consumer's agent, a relay, a provider's agent
-    and a backend, beside direct TCP from the load to the backend.
+    and a backend, over QUIC and over TCP; beside them stunnel, HAProxy and stunnel with TLS
+    between them, where they are installed, and direct TCP from the load to the backend.
     """
     chosen = [each for each in scenarios(quick=quick) if only in each.name]
     trials = [each for each in TRIALS if only in each.name]
@@ -59,7 +60,7 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
         console.print(table.speed(found))
     if results.readings:
         console.print(table.capacity(results.readings))
-    console.print(table.idle(results.idle_rss))
+    console.print(table.memory(summary.memory(results)))
     if results.others_cores > _DISTURBED:
         console.print(
             f"[yellow]Other programs kept {results.others_cores:.1f} cores busy meanwhile:"

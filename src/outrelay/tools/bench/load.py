@@ -24,8 +24,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -36,6 +37,8 @@ _HEADER = struct.Struct("!BIQ")
 _RECEIPT = struct.Struct("!dd32s")
 _BLOCK = 1 << 20
 _MESSAGE = b"p" * 64
+_BESIDE = 16 * _BLOCK
+"""Bytes of each upload beside which pings are timed."""
 _PATIENCE = 60.0
 """Seconds without progress after which either side gives up."""
 
@@ -228,20 +231,48 @@ def _timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def pings_beside(address: Address, count: int) -> list[float]:
+    """The same, while another connection uploads all the time."""
+    with _uploading(address):
+        return pings(address, count)
+
+
+@contextmanager
+def _uploading(address: Address) -> Iterator[None]:
+    """One upload after the other on a thread, from before the body to after it."""
+    enough, begun = threading.Event(), threading.Event()
+
+    def upload() -> None:
+        while not enough.is_set():
+            _upload(address, 0, _BESIDE)
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        uploading = pool.submit(upload)
+        uploading.add_done_callback(lambda _: begun.set())
+        begun.wait()
+        try:
+            yield
+        finally:
+            enough.set()
+        uploading.result()
+
+
 # ---- as a program --------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``serve``, or ``up|down|open|echo PORT STREAMS SIZE_OR_COUNT``; a client answers in JSON."""
-    if arguments[0] == "serve":
+    """``serve``, or ``up|down|open|echo|beside PORT STREAMS SIZE_OR_COUNT``, answered in JSON."""
+    word = arguments[0]
+    if word == "serve":
         serve()
-    operation, port, streams, amount = Operation[arguments[0].upper()], *map(int, arguments[1:])
+    port, streams, amount = map(int, arguments[1:])
     address = ("127.0.0.1", port)
     started = time.process_time()
-    if operation in (Operation.UP, Operation.DOWN):
-        values = [bulk(address, operation, streams, amount)]
+    if word in ("up", "down"):
+        values = [bulk(address, Operation[word.upper()], streams, amount)]
     else:
-        values = (opens if operation is Operation.OPEN else pings)(address, amount)
+        values = {"open": opens, "echo": pings, "beside": pings_beside}[word](address, amount)
     print(json.dumps({"values": values, "cpu_seconds": time.process_time() - started}))
 
 

@@ -9,20 +9,25 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from outrelay.tools.bench.capacity import Reading
-from outrelay.tools.bench.runner import DIRECT, OUTRELAY
-from outrelay.tools.bench.scenarios import Unit
+from outrelay.tools.bench.scenarios import CHAIN, DIRECT, OURS, QUIC, TCP, Unit
 from outrelay.tools.bench.summary import Figure
 
-_WIDTH = 760
-_LABELS = 170
+_WIDTH = 800
+_LABELS = 190
 _SCALE = 440
-_ROW = 46
 _BAR = 16
+_GAP = 12
 _LINE = 24
 _READINGS = 330
 _SHARES = 2.0
 """Times its goal that a bar of a reading is as long as it gets."""
-_COLOURS = {OUTRELAY: "#2563eb", DIRECT: "#cbd5e1"}
+_COLOURS = {QUIC: "#2563eb", TCP: "#0d9488", CHAIN: "#94a3b8", DIRECT: "#cbd5e1"}
+_NAMES = {
+    QUIC: "OutRelay, QUIC",
+    TCP: "OutRelay, TCP",
+    CHAIN: "stunnel chain",
+    DIRECT: "direct TCP",
+}
 _TITLES = {
     Unit.RATE: "MB/s, more is better; red: the goal",
     Unit.DELAY: "ms, less is better; red: the goal; the thin line reaches to p99",
@@ -33,7 +38,7 @@ def svg(figures: Sequence[Figure], readings: Sequence[Reading], caption: str) ->
     """The picture.
 
     Args:
-        figures: Of both paths.
+        figures: Of all routes.
         readings: Of the trials.
         caption: One line below it.
     """
@@ -43,7 +48,7 @@ def svg(figures: Sequence[Figure], readings: Sequence[Reading], caption: str) ->
         shown = [each for each in figures if each.scenario.unit is unit]
         if shown:
             parts.extend(_panel(unit, shown, y))
-            y += 40 + _ROW * len({each.scenario.name for each in shown})
+            y += 40 + _BAR * len(shown) + _GAP * len({each.scenario.name for each in shown})
     if readings:
         parts.extend(_capacity(readings, y))
         y += 40 + _LINE * len(readings)
@@ -61,18 +66,27 @@ def svg(figures: Sequence[Figure], readings: Sequence[Reading], caption: str) ->
 
 def _panel(unit: Unit, figures: Sequence[Figure], y: int) -> Iterator[str]:
     """The bars of one unit, all on a scale that our own results and goals set."""
-    ours = [each for each in figures if each.path == OUTRELAY]
+    ours = [each for each in figures if each.route in OURS]
     top = max(max(each.median, each.goal, _tail(each)) for each in ours) * 1.05
     yield _text(20, y, _TITLES[unit], weight="bold")
-    for row, figure in enumerate(ours):
-        name = figure.scenario.name
-        at = y + 14 + row * _ROW
-        yield _text(20, at + 20, name)
+    at, before = y + 14 - _GAP, ""
+    for figure in _in_order(figures):
+        if figure.scenario.name != before:
+            before, at = figure.scenario.name, at + _GAP
+            yield _text(20, at + 12, before)
         yield from _bar(figure, at, top)
-        baseline = next(e for e in figures if e.path == DIRECT and e.scenario.name == name)
-        yield from _bar(baseline, at + _BAR, top)
         if figure.goal:
-            yield _goal(_LABELS + figure.goal / top * _SCALE, at)
+            yield _goal(_LABELS + figure.goal / top * _SCALE, at, _BAR)
+        at += _BAR
+
+
+def _in_order(figures: Sequence[Figure]) -> Sequence[Figure]:
+    """Scenario by scenario, each with its routes as the legend has them."""
+    names = list(dict.fromkeys(each.scenario.name for each in figures))
+    routes = list(_COLOURS)
+    return sorted(
+        figures, key=lambda each: (names.index(each.scenario.name), routes.index(each.route))
+    )
 
 
 def _capacity(readings: Sequence[Reading], y: int) -> Iterator[str]:
@@ -87,7 +101,7 @@ def _capacity(readings: Sequence[Reading], y: int) -> Iterator[str]:
         yield _text(20, at + 12, reading.name, size=11)
         yield (
             f'<rect x="{_READINGS}" y="{at}" width="{length:.1f}" height="{_BAR - 2}"'
-            f' fill="{_COLOURS[OUTRELAY] if reading.good else "#dc2626"}"/>'
+            f' fill="{_COLOURS[QUIC] if reading.good else "#dc2626"}"/>'
         )
         number = f"{reading.judged:.4g} ({sign} {reading.goal:.4g} {reading.unit})"
         yield _text(_READINGS + max(length, _SCALE / 2 / _SHARES) + 6, at + 12, number, size=11)
@@ -105,20 +119,21 @@ def _bar(figure: Figure, y: int, top: float) -> Iterator[str]:
     more = " →" if figure.median > top else ""
     yield (
         f'<rect x="{_LABELS}" y="{y}" width="{length:.1f}" height="{_BAR - 2}"'
-        f' fill="{_COLOURS[figure.path]}"/>'
+        f' fill="{_COLOURS[figure.route]}"/>'
     )
     if tail > length:
         middle = y + _BAR / 2 - 1
         yield (
             f'<line x1="{_LABELS + length:.1f}" x2="{_LABELS + tail:.1f}" y1="{middle}"'
-            f' y2="{middle}" stroke="{_COLOURS[figure.path]}" stroke-width="2"/>'
+            f' y2="{middle}" stroke="{_COLOURS[figure.route]}" stroke-width="2"/>'
         )
-    who = "OutRelay" if figure.path == OUTRELAY else "direct TCP"
     number = f"{figure.median:.1f}" if figure.median < 1000 else f"{figure.median:.0f}"
-    yield _text(_LABELS + max(length, tail) + 6, y + 12, f"{number} {who}{more}", size=11)
+    yield _text(
+        _LABELS + max(length, tail) + 6, y + 12, f"{number} {_NAMES[figure.route]}{more}", size=11
+    )
 
 
-def _goal(x: float, y: int, height: int = 2 * _BAR) -> str:
+def _goal(x: float, y: int, height: int) -> str:
     return (
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 3}" y2="{y + height}"'
         ' stroke="#dc2626" stroke-dasharray="3 2"/>'

@@ -1,10 +1,9 @@
 """Runs the scenarios, through OutRelay and past it, and notes what every process used.
 
-Words: a *path* is how the load's bytes go: ``direct`` (TCP, the baseline) or ``outrelay``
-(consumer agent, relay, provider agent). A *round* measures every scenario over every path
-once; paths alternate within it, so that a slow moment of the machine meets both. The first
-round warms everything up and is discarded. Trials (``capacity``) are held once, through
-OutRelay alone: those that want it fresh before all rounds, the others after them.
+A *round* measures every scenario over every route once; routes follow each other within it,
+each round in the opposite order, so that a slow moment of the machine meets them all. The
+first round warms everything up and is discarded. Trials (``capacity``) are held once, through
+OutRelay over QUIC alone: those that want it fresh before all rounds, the others after them.
 """
 
 from __future__ import annotations
@@ -13,30 +12,20 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
-from outrelay.lib.values import Address
 from outrelay.tools.bench import capacity, procfs
 from outrelay.tools.bench.capacity import Place, Reading, Size, Trial
 from outrelay.tools.bench.procfs import Usage
-from outrelay.tools.bench.scenarios import Scenario, Unit
-from outrelay.tools.deployment import TENANT, Deployment
+from outrelay.tools.bench.routes import LOAD, Route, Tell, routes
+from outrelay.tools.bench.scenarios import OURS, Scenario, Unit
 
-DIRECT, OUTRELAY = "direct", "outrelay"
-PATHS = (DIRECT, OUTRELAY)
-
-_SERVICE = "load"
-_LOAD = (sys.executable, "-m", "outrelay.tools.bench.load")
 _PATIENCE = 300.0
 """Seconds for one measurement."""
-
-Tell = Callable[[str], None]
 
 
 class BenchmarkError(OutRelayError):
@@ -53,18 +42,18 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One scenario over one path in one round.
+    """One scenario over one route in one round.
 
     Args:
         scenario: Its name.
-        path: ``direct`` or ``outrelay``.
+        route: The route's name.
         round: From 1.
         values: MB/s or milliseconds, as the scenario has it.
-        costs: By process name; the load's client has no peak.
+        costs: By name of the route's processes, the backend and the client, which has no peak.
     """
 
     scenario: str
-    path: str
+    route: str
     round: int
     values: Sequence[float]
     costs: Mapping[str, Cost]
@@ -75,13 +64,13 @@ class Results:
     """Everything one run found.
 
     Args:
-        idle_rss: Memory before any load, bytes, by process.
+        idle_rss: Memory before any load, bytes, by route of ours and process.
         others_cores: Cores that programs other than ours kept busy while it ran.
         measurements: Of the rounds.
         readings: Of the trials.
     """
 
-    idle_rss: Mapping[str, int]
+    idle_rss: Mapping[str, Mapping[str, int]]
     others_cores: float
     measurements: Sequence[Measurement]
     readings: Sequence[Reading] = ()
@@ -111,22 +100,23 @@ def run(
         TrialFailedError: A trial did.
     """
     with (
-        _backend() as (backend, address),
         capacity.backend() as (echo, swarm),
-        Deployment(directory) as deployment,
+        routes(directory, {capacity.SERVICE: swarm}, tell) as ways,
     ):
-        tell("starting controller, relay and two agents")
-        at = _start(deployment, {_SERVICE: address, capacity.SERVICE: swarm})
-        pids = {program.name: program.pid for program in deployment.running}
-        idle = {name: procfs.usage(pid).rss for name, pid in pids.items()}
-        pids["backend"] = backend.pid
-        others = _OthersClock([*pids.values(), echo.pid])
+        idle = {
+            route.name: {name: procfs.usage(pid).rss for name, pid in route.pids.items()}
+            for route in ways.routes
+            if route.name in OURS
+        }
+        others = _OthersClock([*ways.pids, echo.pid])
         place = Place(
-            deployment=deployment, directory=directory, at=at[capacity.SERVICE], backend=swarm
+            deployment=ways.deployment,
+            directory=directory,
+            at=ways.services[capacity.SERVICE],
+            backend=swarm,
         )
         readings = _hold([each for each in trials if each.fresh], place, size, tell)
-        paths = {DIRECT: address, OUTRELAY: at[_SERVICE]}
-        bench = _Bench(addresses=paths, pids=pids, tell=tell)
+        bench = _Bench(routes=ways.routes, backend=ways.backend, tell=tell)
         for scenario in scenarios:
             bench.round(scenario, 0)
         measurements = [
@@ -172,73 +162,50 @@ class _OthersClock:
         return procfs.machine_cpu_seconds() - ours - gone.ru_utime - gone.ru_stime
 
 
-@contextmanager
-def _backend() -> Iterator[tuple[subprocess.Popen[str], Address]]:
-    with subprocess.Popen(
-        [*_LOAD, "serve"], stdout=subprocess.PIPE, text=True, process_group=0
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, ("127.0.0.1", int(process.stdout.readline()))
-        finally:
-            process.kill()
-
-
-def _start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[str, Address]:
-    """Start everything; where the consumer listens for each service."""
-    deployment.make_certificates()
-    deployment.start_controller()
-    deployment.cli(
-        "policy", "add", "--tenant", TENANT,
-        "--caller", "*", "--target", f"{_SERVICE}*", "--decision", "allow",
-    )  # fmt: skip
-    deployment.start_relay()
-    deployment.start_provider(backends)
-    return deployment.start_consumer(backends)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench:
-    """The paths, the processes on them, and how to measure over one."""
+    """The routes, and how to measure over one."""
 
-    addresses: Mapping[str, Address]
-    pids: Mapping[str, int]
+    routes: Sequence[Route]
+    backend: int
     tell: Tell
 
     def round(self, scenario: Scenario, number: int) -> Sequence[Measurement]:
-        """One scenario over both paths; every other round the other path goes first."""
+        """One scenario over all routes; every other round in the opposite order."""
         step = f"round {number}" if number else "warming up"
         self.tell(f"{step}: {scenario.name}")
-        order = PATHS if number % 2 else PATHS[::-1]
-        return [self._measure(scenario, path, number) for path in order]
+        order = self.routes if number % 2 else self.routes[::-1]
+        return [self._measure(scenario, route, number) for route in order]
 
-    def _measure(self, scenario: Scenario, path: str, number: int) -> Measurement:
-        for pid in self.pids.values():
+    def _measure(self, scenario: Scenario, route: Route, number: int) -> Measurement:
+        pids = {**route.pids, "backend": self.backend}
+        for pid in pids.values():
             procfs.reset_peak(pid)
-        before = self._usage()
-        values, client_cpu = _load(scenario, self.addresses[path])
-        after = self._usage()
+        before = _usage(pids)
+        values, client_cpu = _load(scenario, route)
+        after = _usage(pids)
         costs = {
             name: Cost(
                 cpu_seconds=after[name].cpu_seconds - before[name].cpu_seconds,
                 peak_rss=after[name].peak_rss,
             )
-            for name in self.pids
+            for name in pids
         }
         costs["client"] = Cost(cpu_seconds=client_cpu, peak_rss=0)
         return Measurement(
-            scenario=scenario.name, path=path, round=number, values=values, costs=costs
+            scenario=scenario.name, route=route.name, round=number, values=values, costs=costs
         )
 
-    def _usage(self) -> Mapping[str, Usage]:
-        return {name: procfs.usage(pid) for name, pid in self.pids.items()}
+
+def _usage(pids: Mapping[str, int]) -> Mapping[str, Usage]:
+    return {name: procfs.usage(pid) for name, pid in pids.items()}
 
 
-def _load(scenario: Scenario, address: Address) -> tuple[Sequence[float], float]:
+def _load(scenario: Scenario, route: Route) -> tuple[Sequence[float], float]:
     """The values of one measurement in the scenario's unit, and the client's CPU seconds."""
-    numbers = (address[1], scenario.streams, scenario.amount)
+    numbers = (route.address[1], scenario.streams, scenario.amount_on(route.name))
     done = subprocess.run(
-        [*_LOAD, scenario.operation, *map(str, numbers)],
+        [*LOAD, scenario.operation, *map(str, numbers)],
         capture_output=True,
         text=True,
         timeout=_PATIENCE,

@@ -5,11 +5,15 @@ Source: performance.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 MIB = 1 << 20
+
+QUIC, TCP, CHAIN, DIRECT = "quic", "tcp", "chain", "direct"
+"""Names of the routes, of which the first two are ours."""
+OURS = (QUIC, TCP)
 
 
 class Unit(StrEnum):
@@ -17,6 +21,23 @@ class Unit(StrEnum):
 
     RATE = "MB/s"
     DELAY = "ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a median is to be: at least, for a rate; at most, for a delay.
+
+    Args:
+        value: In the scenario's unit, or a share where the next two say of what.
+        of_scenario: On the same route.
+        of_route: In the same scenario.
+        cpu: Consumer, relay and provider together, at most, seconds per GB; 0 is any.
+    """
+
+    value: float
+    of_scenario: str = ""
+    of_route: str = ""
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +50,7 @@ class Scenario:
         unit: What its values are.
         streams: Connections at once.
         amount: Bytes per connection for a rate, repetitions for a delay.
-        goal: What the median is to be: at least, for a rate; at most, for a delay.
-        share_of: Name of the scenario whose median the goal is a share of, where it is one.
+        goals: By route.
     """
 
     name: str
@@ -38,37 +58,59 @@ class Scenario:
     unit: Unit
     streams: int = 1
     amount: int
-    goal: float
-    share_of: str = ""
+    goals: Mapping[str, Goal]
+
+    def amount_on(self, route: str) -> int:
+        """The amount over a route: faster ones get more bytes, to be measured as long."""
+        return self.amount if self.unit is Unit.DELAY or route == QUIC else _FASTER * self.amount
+
+
+_FASTER = 4
+_CPU = 5.0
 
 
 def scenarios(*, quick: bool) -> Sequence[Scenario]:
     """All scenarios; with ``quick`` as little of each as shows that it works."""
     total = (4 if quick else 64) * MIB
     times = 20 if quick else 200
-    rate, delay = Unit.RATE, Unit.DELAY
-    sixteenth = total // 16
     return (
-        Scenario(name="upload", operation="up", unit=rate, amount=total, goal=12),
-        Scenario(name="download", operation="down", unit=rate, amount=total, goal=12),
-        Scenario(
-            name="upload, 16 streams",
-            operation="up",
-            unit=rate,
-            streams=16,
-            amount=sixteenth,
-            goal=0.9,
-            share_of="upload",
-        ),
-        Scenario(
-            name="download, 16 streams",
-            operation="down",
-            unit=rate,
-            streams=16,
-            amount=sixteenth,
-            goal=0.9,
-            share_of="download",
-        ),
-        Scenario(name="open to first byte", operation="open", unit=delay, amount=times, goal=8),
-        Scenario(name="ping-pong 64 B", operation="echo", unit=delay, amount=2 * times, goal=3),
+        *(_bulk(name, word, total) for name, word in (("upload", "up"), ("download", "down"))),
+        *(_many(name, word, total) for name, word in (("upload", "up"), ("download", "down"))),
+        _delay("open to first byte", "open", times, quic=8, tcp=2.5),
+        _delay("ping-pong 64 B", "echo", 2 * times, quic=3, tcp=0.9),
+        _delay("ping-pong beside upload", "beside", 2 * times, tcp=5),
+    )
+
+
+def _bulk(name: str, operation: str, total: int) -> Scenario:
+    return Scenario(
+        name=name,
+        operation=operation,
+        unit=Unit.RATE,
+        amount=total,
+        goals={QUIC: Goal(value=12), TCP: Goal(value=0.9, of_route=CHAIN, cpu=_CPU)},
+    )
+
+
+def _many(name: str, operation: str, total: int) -> Scenario:
+    return Scenario(
+        name=f"{name}, 16 streams",
+        operation=operation,
+        unit=Unit.RATE,
+        streams=16,
+        amount=total // 16,
+        goals={
+            QUIC: Goal(value=0.9, of_scenario=name),
+            TCP: Goal(value=1.0, of_route=CHAIN, cpu=_CPU),
+        },
+    )
+
+
+def _delay(name: str, operation: str, times: int, **goals: float) -> Scenario:
+    return Scenario(
+        name=name,
+        operation=operation,
+        unit=Unit.DELAY,
+        amount=times,
+        goals={route: Goal(value=value) for route, value in goals.items()},
     )

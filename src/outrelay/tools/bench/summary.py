@@ -10,30 +10,35 @@ from pathlib import Path
 
 from outrelay import __version__
 from outrelay.tools.bench.runner import Measurement, Results
-from outrelay.tools.bench.scenarios import MIB, Scenario, Unit
+from outrelay.tools.bench.scenarios import MIB, TCP, Scenario, Unit
 
 IDLE_GOALS = {"consumer": 70 * MIB, "provider": 70 * MIB, "relay": 80 * MIB}
 """At most this much memory before any load, bytes."""
+GROWTH_GOALS = {(TCP, "relay"): 40 * MIB}
+"""At most this much more under load, bytes, by route and process."""
+CHARGED = ("consumer", "relay", "provider")
+"""The processes whose CPU is what a route costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One scenario over one path, all rounds together.
+    """One scenario over one route, all rounds together.
 
     Args:
         scenario: What was measured.
-        path: ``direct`` or ``outrelay``.
+        route: The route's name.
         median: Of all values.
         low: The least value.
         high: The greatest.
         p99: The value that 99 of 100 do not exceed.
-        goal: What the median is to be; 0 where what it depends on was not measured.
+        goal: What the median is to be; 0 where there is none, or what it depends on was not
+            measured.
         cpu_seconds: Mean of the rounds, by process.
         peak_rss: Greatest of the rounds, bytes, by process.
     """
 
     scenario: Scenario
-    path: str
+    route: str
     median: float
     low: float
     high: float
@@ -51,35 +56,54 @@ class Figure:
     def cpu_per_unit(self, process: str) -> float:
         """CPU of a process: seconds per GB for a rate, milliseconds per repetition for a delay."""
         scenario = self.scenario
-        moved = scenario.streams * scenario.amount
+        moved = scenario.streams * scenario.amount_on(self.route)
         per = moved / 1e9 if scenario.unit is Unit.RATE else moved / 1e3
         return self.cpu_seconds[process] / per
 
+    @property
+    def cpu_goal(self) -> float:
+        """What ``cpu`` is to be, at most; 0 where there is no goal."""
+        goal = self.scenario.goals.get(self.route)
+        return goal.cpu if goal else 0.0
+
+    @property
+    def cpu(self) -> float:
+        """CPU of consumer, relay and provider together, in the same unit."""
+        return sum(map(self.cpu_per_unit, CHARGED))
+
 
 def figures(scenarios: Sequence[Scenario], measurements: Sequence[Measurement]) -> list[Figure]:
-    """One figure for each scenario and path."""
+    """One figure for each scenario and route."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for each in measurements:
-        groups.setdefault((each.scenario, each.path), []).append(each)
+        groups.setdefault((each.scenario, each.route), []).append(each)
     medians = {
         key: statistics.median(value for each in group for value in each.values)
         for key, group in groups.items()
     }
     by_name = {scenario.name: scenario for scenario in scenarios}
     found = []
-    for (name, path), group in groups.items():
-        scenario = by_name[name]
-        of = medians.get((scenario.share_of, path), 0.0) if scenario.share_of else 1.0
-        found.append(_figure(scenario, path, group, goal=scenario.goal * of))
+    for (name, route), group in groups.items():
+        goal = _goal(by_name[name], route, medians)
+        found.append(_figure(by_name[name], route, group, goal=goal))
     return found
 
 
-def _figure(scenario: Scenario, path: str, group: Sequence[Measurement], *, goal: float) -> Figure:
+def _goal(scenario: Scenario, route: str, medians: Mapping[tuple[str, str], float]) -> float:
+    goal = scenario.goals.get(route)
+    if goal is None:
+        return 0.0
+    if not (goal.of_scenario or goal.of_route):
+        return goal.value
+    return goal.value * medians.get((goal.of_scenario or scenario.name, goal.of_route or route), 0)
+
+
+def _figure(scenario: Scenario, route: str, group: Sequence[Measurement], *, goal: float) -> Figure:
     values = sorted(value for each in group for value in each.values)
     names = group[0].costs
     return Figure(
         scenario=scenario,
-        path=path,
+        route=route,
         median=statistics.median(values),
         low=values[0],
         high=values[-1],
@@ -90,6 +114,42 @@ def _figure(scenario: Scenario, path: str, group: Sequence[Measurement], *, goal
         },
         peak_rss={name: max(each.costs[name].peak_rss for each in group) for name in names},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a process of ours held, bytes.
+
+    Args:
+        route: The route's name.
+        process: The process's name.
+        idle: Before any load.
+        peak: At most while it was loaded; the same where no load was measured.
+    """
+
+    route: str
+    process: str
+    idle: int
+    peak: int
+
+    @property
+    def growth(self) -> int:
+        """How much more it held under load."""
+        return self.peak - self.idle
+
+
+def memory(results: Results) -> list[Memory]:
+    """What every process of ours held."""
+    peaks: dict[tuple[str, str], int] = {}
+    for each in results.measurements:
+        for name, cost in each.costs.items():
+            key = (each.route, name)
+            peaks[key] = max(peaks.get(key, 0), cost.peak_rss)
+    return [
+        Memory(route=route, process=name, idle=rss, peak=max(rss, peaks.get((route, name), 0)))
+        for route, processes in results.idle_rss.items()
+        for name, rss in processes.items()
+    ]
 
 
 def document(
@@ -110,7 +170,7 @@ def document(
         "machine": _machine(),
         "scenarios": [asdict(scenario) for scenario in scenarios],
         "others_cores": results.others_cores,
-        "idle_rss": dict(results.idle_rss),
+        "memory": [asdict(each) for each in memory(results)],
         "summary": [
             {**asdict(figure), "scenario": figure.scenario.name}
             for figure in figures(scenarios, results.measurements)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -40,6 +39,7 @@ from outrelay.lib.transport.tcp.yamux_frames import (
 from tests.lib.transport.carriers import LOOPBACK, PKI, TcpHarness
 from tests.lib.transport.streams import closing, read_all
 from tests.support.hostile_tcp import _context
+from tests.support.leap import leap
 from tests.support.yamux_peer import Frame
 
 pytestmark = pytest.mark.both_loops
@@ -299,19 +299,26 @@ async def test_a_peer_that_answers_no_ping_is_dead() -> None:
         await reading
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_narrow_path_is_no_dead_one() -> None:
     """The ping waits behind megabytes that take their time: who acknowledges them lives."""
-    async with raw(idle_timeout=0.5, room=16 * 1024) as (connection, peer):
+    async with raw(room=16 * 1024) as (connection, peer):
         peer.say(header(UPDATE, SYN, 1, 64 << 20))
         assert (await peer.frame()).flags == ACK  # and the first ping is answered
         stream = await connection.accept_stream()
         writing = asyncio.gather(closing(stream.write(bytes(8 << 20))))
-        started = time.monotonic()
-        while time.monotonic() - started < 1.5:
-            await peer.reader.read(1 << 14)
-            await asyncio.sleep(0.01)
+        await until_full(connection)
+        for _ in range(5):
+            taken = connection._link.acknowledged
+            while connection._link.acknowledged == taken:
+                await peer.reader.read(1 << 14)
+            leap(6)
+            await until_full(connection)
         assert connection.session.closed is None
-        closed = await connection.wait_closed()  # now nobody reads any more
+        for _ in range(2):  # now nobody reads any more
+            leap(11)
+            await until_full(connection)
+        closed = await connection.wait_closed()
         assert closed.lost
         await writing
 

@@ -17,7 +17,7 @@ from outrelay.lib.transport.tcp import opening
 from outrelay.lib.transport.tcp.dialer import TcpDialer, Tunnel
 from outrelay.lib.transport.tcp.proxy import Proxy, parse_proxy
 from tests.lib.transport.carriers import LOOPBACK, PKI, join
-from tests.lib.transport.grounds import TcpGround
+from tests.lib.transport.grounds import HURRIED, TcpGround
 from tests.lib.transport.streams import cancel, round_trips
 from tests.support.hostile_tcp import answering, raw_server
 from tests.support.http_proxy import HttpProxy
@@ -50,7 +50,7 @@ ANSWERS: dict[str, bytes | None] = {
 async def test_a_dial_that_meets_no_relay_is_refused(
     ground: TcpGround, answer: str, *, at_once: bool
 ) -> None:
-    dialer = await ground.dialer(timeout=0.3)
+    dialer = await ground.dialer(timeout=HURRIED)
     async with answering(ANSWERS[answer], at_once=at_once) as address:
         with pytest.raises(Refused) as refusal:
             await dialer.dial(address, roles={Role.RELAY})

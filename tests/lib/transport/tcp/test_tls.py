@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from outrelay.lib.errors import Closed, ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, Trust
@@ -17,14 +19,20 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
 from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.tcp import tls
-from outrelay.lib.transport.tcp.tls import HANDSHAKE_MOST, HandshakeFailed, TlsContext, TlsLayer
+from outrelay.lib.transport.tcp.tls import (
+    HANDSHAKE_MOST,
+    RECORD,
+    HandshakeFailed,
+    TlsContext,
+    TlsLayer,
+    records,
+)
 from tests.support.hostile_quic import tls12_client_hello
 from tests.support.pki import Hostile, TestPki
 
 PKI = TestPki()
 AGENT = PKI.agent()
 RELAY = PKI.relay()
-RECORD = 16 * 1024
 
 REASONS = {
     Hostile.WRONG_CA: (
@@ -400,3 +408,24 @@ def test_a_peer_that_breaks_off_with_an_alert_is_named() -> None:
     with pytest.raises(Closed, match="refused by the peer: bad record mac") as closed:
         read(ends.client)
     assert (closed.value.code, closed.value.by_peer) == (ErrorCode.PROTOCOL, True)
+
+
+# ---- what is sent --------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([1, 11, 12, RECORD - 1, RECORD, RECORD + 1, 5 * RECORD - 12])))
+def test_parts_go_out_in_order_and_in_whole_records(sizes: list[int]) -> None:
+    parts = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    writes = [bytes(each) for each in records(parts)]
+    assert b"".join(writes) == b"".join(parts)
+    spent = sum(-(-len(each) // RECORD) for each in writes)
+    large = sum(size > RECORD for size in sizes)
+    assert spent <= -(-sum(sizes) // RECORD) + large  # at most one that is not full behind each
+
+
+def test_of_a_large_part_little_is_copied() -> None:
+    frame = bytes(12), bytes(16 * RECORD - 12)
+    head, rest = filter(None, records(frame))
+    assert (len(head), len(rest)) == (RECORD, 15 * RECORD)
+    assert isinstance(rest, memoryview)
+    assert rest.obj is frame[1]

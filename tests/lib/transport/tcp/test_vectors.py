@@ -111,7 +111,7 @@ class Player:
                 self.got[number] += data
             if data is not None:
                 self.ended.add(number)
-        while data := self.session.data_to_send(0.0):
+        while data := b"".join(self.session.data_to_send(0.0)):
             self.said += data
 
 

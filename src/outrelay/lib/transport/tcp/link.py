@@ -1,6 +1,6 @@
 """A connected socket and its TLS layer: plaintext in and out, by callbacks of the event loop.
 
-There is no task: a callback reads what is there, up to ``CHUNK``, and hands all of it on; what
+There is no task: a callback reads what is there, up to ``CIPHERTEXT``, and hands all of it on; what
 is sent is encrypted at once, and waits here when the socket takes no more. Large chunks are
 what makes it fast: each costs one turn of the loop, whatever its size.
 
@@ -19,16 +19,20 @@ import socket
 import termios
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from fcntl import ioctl
 from itertools import islice
 from typing import Protocol
 
 from outrelay.lib.errors import Closed
-from outrelay.lib.transport.tcp.tls import TlsLayer
+from outrelay.lib.transport.tcp.tls import RECORD, RECORD_OVERHEAD, TlsLayer, records
 
 CHUNK = 256 * 1024
-"""Bytes read from the socket at once."""
+"""Bytes of plaintext taken at once."""
+
+CIPHERTEXT = CHUNK // RECORD * (RECORD + RECORD_OVERHEAD)
+"""Bytes read from the socket at once: what a peer of ours sends at once, no record cut."""
 
 FULL = 512 * 1024
 ROOM = 128 * 1024
@@ -53,7 +57,7 @@ class _Buffers(threading.local):
     def __init__(self) -> None:
         large = bytearray(_NO_MMAP)
         del large
-        self.ciphertext = memoryview(bytearray(CHUNK))
+        self.ciphertext = memoryview(bytearray(CIPHERTEXT))
         self.plaintext = memoryview(bytearray(CHUNK))
 
 
@@ -159,10 +163,11 @@ class Link:
 
     # Sending
 
-    def send(self, data: bytes) -> None:
-        """Encrypt and send ``data``; lost when the link parts."""
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Encrypt and send ``parts``, one behind the other; lost when the link parts."""
         if not self._is_parting:
-            self._tls.write(data)
+            for data in records(parts):
+                self._tls.write(data)
             self._transmit()
 
     def _transmit(self) -> None:

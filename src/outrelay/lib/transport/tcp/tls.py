@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,12 @@ from outrelay.lib.transport.refusal import Cause
 
 if sys.version_info < (3, 13):
     import _ssl  # for the encoding of certificates, see _chain
+
+RECORD = 16 * 1024
+"""Bytes of plaintext in a full record."""
+
+RECORD_OVERHEAD = 22
+"""Bytes that TLS 1.3 adds to each."""
 
 HANDSHAKE_MOST = 64 * 1024
 """Bytes a peer may send us before its handshake is over: several long certificate chains."""
@@ -234,10 +240,11 @@ class TlsLayer:
             Closed: The peer sent an alert, or what is no TLS.
         """
         filled, size = 0, len(buffer)
+        read, incoming, pending = self._read, self._incoming, self._tls.pending
         try:
             # A read gives one record, 16 KiB. One too many is an exception, as dear as a record.
-            while filled < size and self._fault is None and self._has_more():
-                count = self._read(size - filled, buffer[filled:])
+            while filled < size and self._fault is None and (incoming.pending or pending()):
+                count = read(size - filled, buffer[filled:])
                 if not count:
                     self.ended = True
                     break
@@ -249,10 +256,6 @@ class TlsLayer:
         if self._fault is not None and not filled:
             raise self._fault
         return filled
-
-    def _has_more(self) -> bool:
-        """Whether anything has arrived that was not read, perhaps the rest of a record."""
-        return bool(self._incoming.pending or self._tls.pending())
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt all of ``data``; the caller may reuse the buffer.
@@ -270,6 +273,25 @@ class TlsLayer:
         """Say that we send no more."""
         with suppress(ssl.SSLError):  # the peer has not said so yet, or the connection is broken
             self._tls.unwrap()
+
+
+def records(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """What to encrypt, one write each: ``parts`` in as few records, and copies, as will do.
+
+    Small parts are joined; of a large one only as much is copied as fills up the record before.
+    """
+    small: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        if len(part) <= RECORD:
+            small.append(part)
+            size += len(part)
+            continue
+        large, missing = memoryview(part), -size % RECORD
+        yield b"".join((*small, large[:missing]))
+        yield large[missing:]
+        small, size = [], 0
+    yield b"".join(small)
 
 
 def _context(credentials: Credentials, trust: Trust, *, server: bool, alpn: str) -> ssl.SSLContext:

@@ -182,7 +182,7 @@ class Session:
         except RemoteProtocolError as error:
             self.close(error.code, error.reason)
 
-    def data_to_send(self, now: float) -> bytes:
+    def data_to_send(self, now: float) -> list[bytes | memoryview]:
         """The next bytes for the peer, about a TLS record or one frame; empty: none now."""
         if self._acks and self.has_output:
             self._control[:0] = self._acks
@@ -192,12 +192,12 @@ class Session:
         if value is not None:
             self.pings += 1
             self._control += header(PING, SYN, SESSION, value)
-        parts: list[bytes | memoryview] = [bytes(self._control)]
+        parts: list[bytes | memoryview] = [bytes(self._control)] if self._control else []
         size = len(self._control)
         self._control.clear()
         while size < BLOCK and self._turns:
             size += self._turn(self._turns.popleft(), parts, now)
-        return b"".join(parts)
+        return parts
 
     def next_deadline(self) -> float | None:
         """When ``handle_timeout`` must be called, unless something else happens before."""
