@@ -290,12 +290,19 @@ async def test_who_waits_for_the_other_half_of_a_stream_is_sent_elsewhere(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("features", "code"),
-    [((), ErrorCode.DRAIN), (("resume/2",), ErrorCode.LEG_LOST)],
+    ("features", "code", "why"),
+    [
+        (
+            (),
+            ErrorCode.DRAIN,
+            "(DRAIN), not resumable: no resume/2 at the consumer and the provider",
+        ),
+        (("resume/2",), ErrorCode.LEG_LOST, "(LEG_LOST)"),
+    ],
     ids=["for good", "and may go on"],
 )
 async def test_after_the_drain_streams_are_cut_off_and_recorded(
-    tmp_path: Path, features: tuple[str, ...], code: ErrorCode
+    tmp_path: Path, features: tuple[str, ...], code: ErrorCode, why: str
 ) -> None:
     async with world(tmp_path, drain=0.0) as made:
         line = await spliced(made, features)
@@ -306,7 +313,7 @@ async def test_after_the_drain_streams_are_cut_off_and_recorded(
             await line.near.read()
         assert caught.value.code is code
         [close] = [event for event in await made.audit() if event.event == "close"]
-        assert close.reason == f"this relay is shutting down ({code.name})"
+        assert close.reason == f"this relay is shutting down {why}"
 
 
 async def test_without_a_controller_it_serves_and_stops(

@@ -2,7 +2,7 @@
 
 Invariant: what is remembered is bounded, and holds nothing of a stream but whose it was.
 
-Source: docs/decisions/0010-fin-comes-last.md.
+Source: docs/decisions/0010-the-second-fin-waits.md.
 """
 
 from __future__ import annotations

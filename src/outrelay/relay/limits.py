@@ -38,7 +38,8 @@ class Limits:
         streams: That consumers have, also those being opened.
         opening: Streams of which nobody has accepted yet; each may hold 1 MiB that nobody reads.
         resume_window: From a half of a stream to its other half.
-        halves: That wait for that; each may hold a frame's length of bytes.
+        halves: That wait for that.
+        early_bytes: That they have said too early, all of them; each at most a frame's length.
         opens_per_second: Streams opened in the long run; twice as many at once.
         stalled_streams: Directions of streams that nobody reads, of all agents; each holds
             up to 2 MiB.
@@ -62,5 +63,6 @@ class Limits:
     opening: Bounds = Bounds(agent=1024, tenant=8192)
     resume_window: float = 30.0
     halves: Bounds = Bounds(agent=10_000, tenant=100_000)
+    early_bytes: int = 64 * 2**20
     opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
     stalled_streams: int = 512

@@ -46,7 +46,16 @@ class Pair:
     @property
     def can_resume(self) -> bool:
         """Whether both agents can go on with it when a connection of theirs is lost."""
-        return RESUME in self.consumer.features & self.provider.features
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Why they cannot; empty where they can."""
+        if self.consumer.uri == self.provider.uri:
+            return "an agent resumes no streams with itself"
+        sides = (("consumer", self.consumer), ("provider", self.provider))
+        lacking = [side for side, session in sides if RESUME not in session.features]
+        return f"no {RESUME} at the {' and the '.join(lacking)}" if lacking else ""
 
     @property
     def ends(self) -> Ends:

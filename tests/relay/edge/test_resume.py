@@ -106,6 +106,25 @@ async def test_two_plain_halves_meet_where_one_may_call_the_other() -> None:
         assert [event.target for event in relay.events("resume")] == ["echo"]
 
 
+async def test_two_plain_halves_byte_for_byte() -> None:
+    """STREAM_RESUME of stream 7 as another implementation writes it, and what it gets back."""
+    consumers = bytes.fromhex("2111 0000 00000006 0807 1005 1803")
+    providers = bytes.fromhex("2111 0000 00000007 0807 10ac02 1805")
+    async with relay_rooms(rules=[rule("echo", caller=AGENT_A.uri)]) as relay:
+        provider = await relay.provider(AGENT_B, "echo", "unheard-of/9")
+        consumer = await relay.agent(AGENT_A)
+        near, far = [await each.connection.open_stream() for each in (consumer, provider)]
+        await near.write(consumers)
+        await everybody_waits()
+        await far.write(providers)
+        await far.write(b"down")
+        far.finish()
+        assert await read_all(near) == providers + b"down"
+        await near.write(b"up")
+        near.finish()
+        assert await read_all(far) == consumers + b"up"
+
+
 async def test_two_plain_halves_that_may_not_call_each_other_are_kept_apart() -> None:
     async with relay_rooms(rules=[]) as relay:
         provider = await relay.provider(AGENT_B, "echo", "unheard-of/9")
@@ -426,6 +445,59 @@ async def test_a_half_waits_for_the_window_and_no_longer() -> None:
         assert relay.metric("outrelay_streams_ended_total", result="expired") == 1
 
 
+@pytest.mark.parametrize(
+    ("features", "why"),
+    [
+        (None, "its agent is not connected here"),
+        ((), "its agent has no resume/2"),
+        (FEATURES, "its agent is connected, and was restarted or has ended the stream"),
+    ],
+    ids=["away", "plain", "restarted"],
+)
+@pytest.mark.virtual_time
+async def test_it_is_told_why_the_other_half_did_not_come(
+    features: tuple[str, ...] | None, why: str
+) -> None:
+    async with relay_rooms() as relay:
+        if features is not None:
+            await relay.agent(AGENT_B, *features)
+        near = await offer(await relay.agent(AGENT_A, *FEATURES), CONSUMERS)
+        await assert_ended(near, ErrorCode.EXPIRED)
+        (event,) = relay.events("reject")
+        assert event.reason == f"the other half did not come within 30 s: {why}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "why"),
+    [
+        (FEATURES, FEATURES, ""),
+        ((), FEATURES, ", not resumable: no resume/2 at the consumer"),
+        (FEATURES, ("goaway/1",), ", not resumable: no resume/2 at the provider"),
+    ],
+)
+async def test_it_is_told_why_a_stream_is_lost_for_good(
+    ours: tuple[str, ...], theirs: tuple[str, ...], why: str
+) -> None:
+    async with relay_rooms() as relay:
+        provider = await relay.agent(AGENT_B, *theirs)
+        await provider.register("echo")
+        both = await call(relay, consumer=await relay.agent(AGENT_A, *ours), provider=provider)
+        severed(both.consumer)
+        await until(lambda: len(relay.pairs) == 0)
+        (closed,) = relay.events("close")
+        assert closed.reason == f"the consumer's connection is gone (LEG_LOST){why}"
+
+
+async def test_an_agent_that_used_its_own_service_resumes_nothing() -> None:
+    async with relay_rooms() as relay:
+        provider = await relay.provider()
+        await call(relay, consumer=await relay.agent(AGENT_B, *FEATURES), provider=provider)
+        severed(provider)
+        await until(lambda: len(relay.pairs) == 0)
+        (closed,) = relay.events("close")
+        assert closed.reason.endswith("not resumable: an agent resumes no streams with itself")
+
+
 async def test_more_halves_than_an_agent_may_have_are_refused() -> None:
     async with relay_rooms(limits=Limits(halves=Bounds(agent=1, tenant=2))) as relay:
         consumer = await relay.agent(AGENT_A, *FEATURES)
@@ -466,6 +538,29 @@ async def test_a_half_that_does_not_wait_is_dropped() -> None:
         await near.write(bytes(1001))
         await assert_ended(near, ErrorCode.PROTOCOL)
         assert relay.metric("outrelay_in_use", what="halves") == 0
+
+
+async def test_what_all_halves_say_too_early_is_bounded() -> None:
+    async with relay_rooms(limits=Limits(early_bytes=1000)) as relay:
+        hostile = await relay.agent(AGENT_C, *FEATURES)
+        first = await offer(hostile, claim(stream_id=8), behind=bytes(500))
+        await everybody_waits()
+        await assert_ended(
+            await offer(hostile, claim(stream_id=9), behind=bytes(600)), ErrorCode.PROTOCOL
+        )
+        await first.write(bytes(400))
+        await everybody_waits()
+        near = await offer(await relay.agent(AGENT_A, *FEATURES), CONSUMERS)
+        await everybody_waits()
+        assert relay.metric("outrelay_in_use", what="halves") == 2
+        far = await offer(await relay.agent(AGENT_B, *FEATURES), PROVIDERS)
+        await echo(near)
+        await echo(far)
+        first.reset(ErrorCode.CANCELLED)
+        first.stop(ErrorCode.CANCELLED)
+        await until(lambda: relay.metric("outrelay_in_use", what="halves") == 0)
+        await offer(hostile, claim(stream_id=9), behind=bytes(1000))  # there is room again
+        await until(lambda: relay.metric("outrelay_in_use", what="halves") == 1)
 
 
 async def test_a_half_that_is_given_up_waits_no_longer() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from outrelay.lib.errors import ErrorCode
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.relay.audit.trail import Trail
@@ -15,6 +16,9 @@ from outrelay.relay.pairs import Pair
 from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
 
 log = get_logger(__name__)
+
+LOST = frozenset({ErrorCode.LEG_LOST, ErrorCode.DRAIN})
+"""Ends that a stream may outlive."""
 
 
 class Carriage:
@@ -57,6 +61,8 @@ class Carriage:
         self._metrics.open.dec()
         self._metrics.ended.labels(_result(ending)).inc()
         reason = f"{ending.reason} ({ending.code.name})" if ending.code else ending.reason
+        if ending.code in LOST and pair.obstacle:
+            reason = f"{reason}, not resumable: {pair.obstacle}"
         self._trail.closed(pair.call, pair.provider.uri, reason, up=up, down=down, seconds=seconds)
         log.info(
             "stream ended",

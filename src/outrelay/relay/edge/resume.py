@@ -17,13 +17,11 @@ Source: protocol.md section 6.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 from outrelay.lib.errors import (
     ErrorCode,
     RejectCode,
-    RemoteProtocolError,
     Reset,
     StreamRejected,
     TransportError,
@@ -33,14 +31,14 @@ from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.policy import Verdict
-from outrelay.lib.tasks import beside
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call
 from outrelay.relay.edge.carry import Carriage
 from outrelay.relay.edge.claim import Claim
+from outrelay.relay.edge.early import Early
 from outrelay.relay.edge.halves import Halves, Meeting, Party
 from outrelay.relay.edge.seek import objection
-from outrelay.relay.edge.session import Roster, Session
+from outrelay.relay.edge.session import RESUME, Roster, Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.matching import Half
 from outrelay.relay.pairs import Pair, Pairs
@@ -83,6 +81,7 @@ class Resumer:
         self._metrics = metrics
         self._carriage = Carriage(trail, metrics)
         self._limits = limits
+        self._early = Early(limits.frame_bytes, limits.early_bytes)
         self._halves = Halves(self._service_between)
         self._draining = False
         self._throttle = Throttle()
@@ -133,7 +132,7 @@ class Resumer:
 
     async def _met(self, leg: Leg, met: asyncio.Future[Meeting | ErrorCode]) -> Meeting | ErrorCode:
         async with asyncio.timeout(self._limits.resume_window):
-            async with _heard(leg, self._limits.frame_bytes):
+            async with self._early.heard(leg):
                 return await met
 
     # ---- live streams --------------------------------------------------------------------
@@ -230,8 +229,9 @@ class Resumer:
         """End a half that was not joined with another."""
         party.leg.abandon(code)
         self._metrics.ended.labels(code.name.lower()).inc()
+        reason = code.name
         if code is ErrorCode.EXPIRED:
-            reason = f"the other half did not come within {self._limits.resume_window:g} s"
+            reason = self._why_expired(party.half)
             self._trail.rejected(party.claim.call, reason)
         self._throttle.write(
             log.info,
@@ -240,32 +240,17 @@ class Resumer:
             stream_id=party.claim.call.stream_name,
             agent=party.session.uri,
             service=party.half.service,
-            code=code.name,
+            reason=reason,
         )
 
-
-@asynccontextmanager
-async def _heard(leg: Leg, most: int) -> AsyncIterator[None]:
-    """Keep what comes during the body, and end that when its agent gives up.
-
-    Raises:
-        Reset: It does.
-        RemoteProtocolError: It does not wait.
-        Closed: Its connection is gone.
-    """
-    try:
-        async with beside(_keep(leg, most), name="relay: half"):
-            yield
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def _keep(leg: Leg, most: int) -> None:
-    while len(leg.early) <= most:
-        if not (data := await leg.stream.read()):
-            return  # its end is passed on later
-        leg.early += data
-    raise RemoteProtocolError("sends before the other half has come")
+    def _why_expired(self, half: Half) -> str:
+        reason = f"the other half did not come within {self._limits.resume_window:g} s"
+        sessions = self._roster.of(half.peer)
+        if not sessions:
+            return f"{reason}: its agent is not connected here"
+        if not any(RESUME in session.features for session in sessions):
+            return f"{reason}: its agent has no {RESUME}"
+        return f"{reason}: its agent is connected, and was restarted or has ended the stream"
 
 
 async def _echo(consumer: Party, provider: Party) -> None:
