@@ -5,6 +5,7 @@ Source: protocol.md section 5.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import suppress
 
@@ -31,7 +32,10 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 log = logs.get_logger(__name__)
 
 TRIES = 3
-"""How often a stream is tried that was lost, or drew a used id, before a byte was sent."""
+"""How many ids are drawn for a stream that others use."""
+
+AGAIN = 0.1
+"""Seconds until one is tried again that lost its provider."""
 
 ANSWER_SLACK = 1.0
 """Seconds that a relay's own 504, due at the limit, has to arrive."""
@@ -114,24 +118,34 @@ class Consumer:
             StreamRejected: It was refused, or no relay is connected.
             OSError: The application aborted before it was spliced.
         """
-        failure = StreamRejected(RejectCode.UNREACHABLE, "no stream came about")
-        for _ in range(TRIES):
+        loop, ids = asyncio.get_running_loop(), 0
+        end = loop.time() + self._limits.ready
+        while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
             with self._streams.new_id() as stream_id, session.stream(stream_id) as carried:
                 try:
                     with self._watch.guard(sock):
                         stream = await self._open(session, carried, stream_id, consume)
-                except Closed as closed:
-                    await session.until_leaving()
-                    failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
+                except (Closed, Reset) as lost:
+                    if loop.time() >= end:
+                        raise StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}") from lost
+                    await self._after(session, lost)
                 except StreamRejected as rejected:
-                    if rejected.code != RejectCode.ID_IN_USE:
+                    ids += 1
+                    if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
                         raise
-                    failure = rejected
                 else:
                     return await stream.carry(sock, self._watch, self._lasting)
-        raise failure
+
+    async def _after(self, session: Session, lost: Closed | Reset) -> None:
+        """Return when it is of use to try again what ``session`` has lost."""
+        if isinstance(lost, Closed):
+            await session.until_leaving()
+        elif session.is_leaving:
+            await self._uplink.session(lasting=True)
+        else:
+            await asyncio.sleep(AGAIN)
 
     async def _open(
         self, session: Session, carried: Carried, stream_id: int, consume: Consume
@@ -141,6 +155,7 @@ class Consumer:
         Raises:
             StreamRejected: It was refused.
             Closed: The connection is gone.
+            Reset: The provider's is, or the relay leaves.
         """
         carrier = await session.open_stream()
         stream = AgentStream(

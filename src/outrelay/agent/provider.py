@@ -17,10 +17,12 @@ from outrelay.agent.stream import AgentStream, Side
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
+    Closed,
     ErrorCode,
     ProtocolError,
     Refused,
     RejectCode,
+    Reset,
     StreamRejected,
     TransportError,
 )
@@ -173,7 +175,7 @@ class Provider:
             with self._watch.guard(sock):
                 await stream.carrier.write(encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()))
                 stream.advance(StreamInput.ACCEPT)
-                await stream.until_ready(limit, is_plain=is_plain, held=held)
+                await self._until_ready(stream, limit, is_plain=is_plain, held=held)
             await stream.carry(sock, self._watch, self._lasting)
         except (StreamRejected, TransportError, OSError) as error:
             self._throttle.write(
@@ -186,3 +188,14 @@ class Provider:
             )
         finally:
             abort(sock)
+
+    async def _until_ready(
+        self, stream: AgentStream, limit: float, *, is_plain: bool, held: bytes
+    ) -> None:
+        """Wait until the stream is spliced, or lost so late that its consumer may come for it."""
+        try:
+            await stream.until_ready(limit, is_plain=is_plain, held=held)
+        except (Closed, Reset) as error:
+            if not stream.leave_leg(self._lasting):
+                raise
+            log.info("stream lost before it was ready", stream_id=stream.name, error=str(error))

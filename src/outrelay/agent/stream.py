@@ -61,6 +61,9 @@ travel on streams that are not ordered against each other."""
 LONGEST_REASON = 512
 """Characters of a relay's reason that are told."""
 
+LOST_EARLY = frozenset({ErrorCode.LEG_LOST, ErrorCode.DRAIN})
+"""Codes of a reset before STREAM_READY that say nothing against the stream."""
+
 _RESETS = {ErrorCode.DENIED: RejectCode.DENIED, ErrorCode.LIMIT: RejectCode.LIMIT}
 """What a reset before STREAM_READY stands for; any other: unreachable."""
 
@@ -133,6 +136,7 @@ class AgentStream:
         self._metrics = metrics
         self._held = bytearray()
         self._ready: orp.StreamReady | None = None
+        self._is_lost = False
 
     @property
     def name(self) -> str:
@@ -154,6 +158,7 @@ class AgentStream:
         Raises:
             StreamRejected: The stream was refused instead, or READY did not come.
             Closed: The connection is gone.
+            Reset: The far agent's is, or the relay leaves: nothing speaks against the stream.
         """
         self._held += held
         try:
@@ -207,6 +212,19 @@ class AgentStream:
                 up, down = down, up
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
 
+    def leave_leg(self, lasting: Lasting) -> bool:
+        """Go on without the leg that was lost before STREAM_READY, if that is possible.
+
+        The consumer may have got STREAM_READY, and then comes for its stream. If so it sends
+        again what was held here.
+        """
+        if not lasting.may_last(self._claim(), self.session):
+            return False
+        self._held.clear()
+        self._is_lost = True
+        self.advance(StreamInput.SPLICE)
+        return True
+
     def abandon(self, code: ErrorCode) -> None:
         """End both directions of a stream that is not carried yet."""
         self.advance(StreamInput.RESET)
@@ -225,17 +243,23 @@ class AgentStream:
             received=received if is_consumer else sent,
         )
         held, self._held = bytes(self._held), bytearray()
-        claim = Claim(
+        claim = self._claim()
+        if not (self._is_lost or lasting.lasts(claim, self.session, self._ready)):
+            return Bridge(sock, self.carrier, watch, held, counts)
+        leg = Leg(self.carrier, self.session, self.carried, held)
+        if self._is_lost:
+            leg.abandon(ErrorCode.LEG_LOST)
+        return LastingBridge(
+            sock, leg, watch, Legs(lasting.uplink, claim), lasting.rings, lasting.limit, counts
+        )
+
+    def _claim(self) -> Claim:
+        """What we would say of the stream after a loss."""
+        return Claim(
             stream_id=self.stream_id,
             peer=self.peer,
             service=f"{self.service}/{self.method}" if self.method else self.service,
-            is_consumer=is_consumer,
-        )
-        if not lasting.lasts(claim, self.session, self._ready):
-            return Bridge(sock, self.carrier, watch, held, counts)
-        leg = Leg(self.carrier, self.session, self.carried, held)
-        return LastingBridge(
-            sock, leg, watch, Legs(lasting.uplink, claim), lasting.rings, lasting.limit, counts
+            is_consumer=self.side is Side.CONSUMER,
         )
 
     async def _hold(self) -> None:
@@ -249,6 +273,8 @@ class AgentStream:
             else:
                 return
         except Reset as reset:
+            if reset.code in LOST_EARLY:
+                raise
             code = _RESETS.get(reset.code, RejectCode.UNREACHABLE)
             reason = f"the relay reset the stream ({reset.code.name})"
             raise StreamRejected(code, reason) from reset

@@ -85,6 +85,10 @@ class PairingRelay:
     ended: set[int] = field(default_factory=set)
     """Streams whose last checkpoints may still be on their way."""
     resumed: int = 0
+    loses_opens: list[ErrorCode] = field(default_factory=list)
+    """Codes that the next opens are reset with."""
+    cuts_before_ready: bool = False
+    """Whether the provider's connection is gone before its STREAM_READY."""
     deaf: bool = False
     """Whether checkpoints are not passed on."""
     mute: bool = False
@@ -180,6 +184,11 @@ class PairingRelay:
             stream.stop(ErrorCode.LEG_LOST)
 
     async def _open(self, consumer: Attached, stream: Stream, wanted: orp.OpenStream) -> None:
+        if self.loses_opens:
+            code = self.loses_opens.pop()
+            stream.reset(code)
+            stream.stop(code)
+            return
         provider = self.agents[PROVIDER]
         theirs = await provider.connection.open_stream()
         incoming = orp.IncomingStream(
@@ -202,6 +211,8 @@ class PairingRelay:
                 peer_features=self.features,
             )
             await agent.send(encode(FrameType.STREAM_READY, ready))
+            if self.cuts_before_ready:
+                await self.cut(PROVIDER)
         await splice.run()
         self._over(wanted.stream_id, splice)
 

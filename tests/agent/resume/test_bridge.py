@@ -15,7 +15,7 @@ from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS
 from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, PairingRelay, meeting
-from tests.agent.tcp import Tcp
+from tests.agent.tcp import Tcp, connect
 from tests.support.events import Events
 from tests.support.turns import everybody_waits
 
@@ -137,6 +137,50 @@ async def test_two_ends_in_the_same_moment_cost_no_byte(seen: Events) -> None:
             for each in (app, backend):
                 assert await each.read_all() == bytes(100_000)
         await seen.wait("stream ended", count=2, reason="finished")
+
+
+async def test_a_provider_keeps_what_its_consumer_may_come_for(seen: Events) -> None:
+    """The provider's connection goes before its STREAM_READY, the consumer has got its own."""
+    async with meeting(seen) as meet:
+        meet.relay.cuts_before_ready = True
+        app, backend = await meet.stream()
+        with app, backend:
+            await app.send(b"early")
+            await seen.wait("stream resumed", count=2)
+            assert await backend.read(5) == b"early"
+            await transfer(backend, app, b"answer")
+        await seen.wait("stream lost before it was ready")
+        await seen.wait("stream ended", count=2, reason="finished")
+
+
+@pytest.mark.virtual_time
+async def test_a_stream_that_nobody_comes_for_is_given_up(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        meet.relay.cuts_before_ready = True
+        app, backend = await meet.stream()
+        with backend:
+            app.reset()
+            assert await backend.until_reset() == b""
+
+
+@pytest.mark.parametrize("code", [ErrorCode.LEG_LOST, ErrorCode.DRAIN])
+async def test_an_open_that_was_lost_is_tried_again(seen: Events, code: ErrorCode) -> None:
+    async with meeting(seen) as meet:
+        meet.relay.loses_opens = [code, code]
+        app, backend = await meet.stream()
+        with app, backend:
+            await transfer(app, backend, b"at last")
+        assert not seen.of("open refused")
+
+
+@pytest.mark.virtual_time
+async def test_an_open_is_not_tried_for_ever(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        meet.relay.loses_opens = [ErrorCode.LEG_LOST] * 1000
+        with await connect(meet.port) as app:
+            assert await app.until_reset() == b""
+        line = await seen.wait("open refused")
+        assert (line["code"], line["reason"]) == (502, "relay: stream reset (LEG_LOST)")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class LastingBridge:
 
     Args:
         sock: Connected and non-blocking; closed by the caller.
-        leg: The first.
+        leg: The first; it may be lost already.
         watch: Notices when the application aborts.
         legs: Gives the next ones.
         rings: Hold what is not acknowledged.
@@ -56,6 +56,7 @@ class LastingBridge:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._leg = leg
+        self._had_leg = False
         self._legs = legs
         self._rings = rings
         self._limit = limit
@@ -117,8 +118,9 @@ class LastingBridge:
         """Have a leg until the stream is over."""
         told = None
         while True:
-            self._attach(told)
-            await self._until_lost()
+            if not self._leg.over.is_set():
+                self._attach(told)
+                await self._until_lost()
             if self._line.over.is_set():
                 return
             try:
@@ -135,6 +137,7 @@ class LastingBridge:
             if not self._line.unread:
                 self._leg.again.extend(again)
             self._rings.freed()
+        self._had_leg = True
         self._line.attach(self._leg)
         self._leg.carried.attach(self)
         self._teller.tell()
@@ -150,9 +153,13 @@ class LastingBridge:
         await leg.over.wait()
 
     async def _another(self) -> tuple[Leg, Checkpoint]:
-        """Another leg, and where the peer is; less is done once our application is served."""
+        """Another leg, and where the peer is.
+
+        A stream that may be left, or was never announced, is tried for a shorter time.
+        """
         since, stream_id = self._loop.time(), f"{self._legs.claim.stream_id:016x}"
-        limit = min(self._limit, LINGER) if self._line.ends.may_be_left else self._limit
+        is_short = self._line.ends.may_be_left or not self._had_leg
+        limit = min(self._limit, LINGER) if is_short else self._limit
         leg, told = await self._legs.another(self._line.position, limit)
         log.info("stream resumed", stream_id=stream_id, pause=f"{self._loop.time() - since:.3f} s")
         return leg, told

@@ -43,10 +43,10 @@ class Lasting:
             session: What carries it now.
             ready: What the relay has said of it, if it has.
         """
-        return (
-            ready is not None
-            and session.can_resume
-            and RESUME in ready.peer_features
-            and claim.stream_id != 0
-            and claim.peer not in ("", self.identity.uri)
-        )
+        knows_how = ready is not None and RESUME in ready.peer_features
+        return knows_how and self.may_last(claim, session)
+
+    def may_last(self, claim: Claim, session: Session) -> bool:
+        """The same, where nothing is known of the peer yet."""
+        known = claim.stream_id != 0 and claim.peer not in ("", self.identity.uri)
+        return known and session.can_resume

@@ -148,10 +148,13 @@ class Legs:
             async with asyncio.timeout(limit):
                 while True:
                     await asyncio.sleep(backoff.delay(RETRY_MOST))
+                    session = await self._uplink.lasting_session()
                     try:
-                        return await self._offer(await self._uplink.next_session(), at)
+                        return await self._offer(session, at)
                     except (Closed, Reset, StreamRejected) as error:
                         why = _judge(error)
+                    if session.is_leaving:
+                        backoff.reset()
         except TimeoutError:
             reason = f"not resumed within {limit:g} s: {why}"
             raise ResumeError(reason, ErrorCode.EXPIRED) from None

@@ -94,6 +94,8 @@ class Session:
         self._streams: dict[int, list[Carried]] = {}
         self.alternates: tuple[Endpoint, ...] = ()
         """Relays that this one names instead of itself."""
+        self.is_leaving = False
+        """Whether the relay has said that it leaves."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
         self._skipped_some = False
 
@@ -274,6 +276,7 @@ class Session:
         for text in goaway.alternate_endpoints[:ALTERNATES_MOST]:
             with suppress(ValueError):
                 self.alternates += (Endpoint(Carrier.QUIC, parse_address(text)),)
+        self.is_leaving = True
         self._news.set()
 
     def _registered(self, service: str, answer: StreamRejected | None) -> None:

@@ -114,7 +114,8 @@ class Uplink:
         self._is_busy = is_busy
         self._backoff = Backoff(immediate=True)
         self._session: Session | None = None
-        self._up = asyncio.Event()
+        self._up = asyncio.Event()  # there is a session
+        self._stays = asyncio.Event()  # and its relay does not leave
         self._was_up = False
         self._was_ready = False
         self._running: set[Session] = set()
@@ -144,8 +145,11 @@ class Uplink:
         finally:
             self._running.discard(session)
 
-    async def session(self) -> Session:
+    async def session(self, *, lasting: bool = False) -> Session:
         """The session that is up, as soon as one is.
+
+        Args:
+            lasting: Not one whose relay leaves.
 
         Raises:
             StreamRejected: None is up within the limit.
@@ -153,7 +157,7 @@ class Uplink:
         limit = self._options.limits.session
         try:
             async with asyncio.timeout(limit):
-                return await self.next_session()
+                return await (self.lasting_session() if lasting else self.next_session())
         except TimeoutError:
             reason = f"no relay is connected, waited {limit:g} s"
             raise StreamRejected(RejectCode.UNREACHABLE, reason) from None
@@ -162,6 +166,13 @@ class Uplink:
         """The session that is up, however long that takes."""
         while self._session is None:
             await self._up.wait()
+        return self._session
+
+    async def lasting_session(self) -> Session:
+        """The same, but none whose relay leaves."""
+        while self._session is None or self._session.is_leaving:
+            await self._stays.wait()
+            await asyncio.sleep(0)  # whoever has noticed that it leaves has its turn
         return self._session
 
     async def deregister(self) -> None:
@@ -219,6 +230,7 @@ class Uplink:
         log.info("connected", relay=link.connection.peer, address=where, carrier=carrier)
         self._session = session
         self._up.set()
+        self._stays.set()
         self._leave_behind()
         try:
             async with asyncio.timeout_at(self._renewal(link, session)):
@@ -233,6 +245,7 @@ class Uplink:
             self._lost(link, session, closed)
         elif self._session is session:  # until another one is up
             self._leaving = session
+            self._stays.clear()
             self._dialling.has_left(link, session.alternates)
 
     def _leave_behind(self) -> None:
@@ -288,6 +301,7 @@ class Uplink:
         if self._session is session:
             self._session = None
             self._up.clear()
+            self._stays.clear()
         elif session.is_plain:  # it ends after another one has taken its place
             self._forgotten.set()
 
