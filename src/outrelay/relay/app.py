@@ -27,26 +27,19 @@ from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
 from outrelay.relay.controller import Controller
-from outrelay.relay.directory import Directory
 from outrelay.relay.doors import Doors, door_faults, open_doors
-from outrelay.relay.edge.accept import DRAINING, Edge
-from outrelay.relay.edge.control import ControlLoop
-from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.accept import DRAINING
 from outrelay.relay.edge.refusals import Refusals
-from outrelay.relay.edge.resume import Resumer
-from outrelay.relay.edge.seek import Seeker
-from outrelay.relay.edge.session import Roster
+from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.limits import Bounds, Limits
 from outrelay.relay.options import RelayOptions
-from outrelay.relay.pairs import Pairs
-from outrelay.relay.policy.judge import Judge
-from outrelay.relay.quotas import Quotas
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
+from outrelay.relay.shared import Shared
 from outrelay.relay.stalls import Stalls
 
 log = get_logger(__name__)
@@ -142,17 +135,12 @@ class Relay:
         disk: Disk | None = None,
     ) -> None:
         limits = limits or _limits_of(options)
-        quotas = Quotas.of(limits, metrics.limits)
         self._options = options
         self._limits = limits
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
         self._doors: Doors | None = None
-        roster = Roster(limits.connections_per_agent)
-        directory = Directory(roster, quotas.services, limits.resume_window)
-        self._judge = Judge(metrics.policy, allow_all=options.allow_all)
-        self._pairs = Pairs(quotas.streams)
         self._audit = Delivery(
             controller,
             metrics.audit,
@@ -160,63 +148,29 @@ class Relay:
             overflow=options.audit_overflow,
             disk=disk,
         )
-        trail = self._audit.trail
-        self._registrations = Registrations(controller, directory, relay_id)
+        shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
+        self._pairs = shared.pairs
+        self._edge = edge_of(
+            shared,
+            relay_id=relay_id,
+            elsewhere=Resolver(controller, shared.directory, options.region).relays_of,
+            tenant=options.tenant,
+        )
         self._heartbeat = Heartbeat(controller, self._describe)
-        self._revoker = Revoker(self._judge, self._pairs, trail)
-        self._stalls = Stalls(self._pairs, limits.stalled_streams)
-        self._following = Following(
-            controller=controller,
-            tenant=options.tenant,
-            judge=self._judge,
-            directory=directory,
+        self._stalls = Stalls(shared.pairs, limits.stalled_streams)
+        self._revoker = Revoker(shared.judge, shared.pairs, shared.trail)
+        self._registrations = Registrations(controller, shared.directory, relay_id)
+        self._following = self._follow(shared)
+
+    def _follow(self, shared: Shared) -> Following:
+        return Following(
+            controller=self._controller,
+            tenant=self._options.tenant,
+            judge=shared.judge,
+            directory=shared.directory,
             registrations=self._registrations,
-            roster=roster,
-            fleet=FleetWatch(relay_id, self._pairs, self._revoker),
-        )
-        self._resumer = Resumer(
-            roster=roster,
-            judge=self._judge,
-            pairs=self._pairs,
-            quotas=quotas,
-            trail=trail,
-            metrics=metrics.streams,
-            limits=limits,
-        )
-        opener = Opener(
-            seeker=Seeker(
-                relay_id=relay_id,
-                directory=directory,
-                elsewhere=Resolver(controller, directory, options.region).relays_of,
-                judge=self._judge,
-                pairs=self._pairs,
-                metrics=metrics.providers,
-                limits=limits,
-            ),
-            resumer=self._resumer,
-            judge=self._judge,
-            pairs=self._pairs,
-            quotas=quotas,
-            trail=trail,
-            metrics=metrics.streams,
-            limits=limits,
-        )
-        self._edge = Edge(
-            roster=roster,
-            directory=directory,
-            control=ControlLoop(
-                directory=directory,
-                judge=self._judge,
-                pairs=self._pairs,
-                services=quotas.services,
-                trail=trail,
-                metrics=metrics.registrations,
-                limits=limits,
-            ),
-            opener=opener,
-            metrics=metrics.carrier,
-            limits=limits,
-            tenant=options.tenant,
+            roster=shared.roster,
+            fleet=FleetWatch(self._relay_id, shared.pairs, self._revoker),
         )
 
     async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
@@ -276,7 +230,6 @@ class Relay:
         """Wait until nobody needs this relay any more, for ``--drain`` at most."""
         self._draining = True
         self._edge.drain(self._options.drain)
-        self._resumer.drain()
         self._heartbeat.hurry()
         if len(self._pairs):
             log.info("draining", streams=len(self._pairs), seconds=self._options.drain)

@@ -591,6 +591,6 @@ async def test_halves_are_sent_on_by_a_relay_that_leaves() -> None:
         provider = await relay.agent(AGENT_B, *FEATURES)
         near = await offer(consumer, CONSUMERS)
         await everybody_waits()
-        relay.resumer.drain()
+        relay.edge.drain(1.0)
         await assert_ended(near, ErrorCode.DRAIN)
         await assert_ended(await offer(provider, PROVIDERS), ErrorCode.DRAIN)

@@ -103,9 +103,10 @@ class Opener:
         self._draining = False
 
     def drain(self) -> None:
-        """Send away what cannot be served here any more."""
+        """Send away what cannot be served here any more, and all halves."""
         self._draining = True
         self._seeker.drain()
+        self._resumer.drain()
 
     async def serve(self, session: Session, stream: Stream) -> None:
         """Serve one data stream, from its first frame to its end.
