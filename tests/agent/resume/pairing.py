@@ -287,12 +287,16 @@ class Meeting:
 
 @asynccontextmanager
 async def meeting(
-    seen: Events, options: AgentOptions = OPTIONS, *, features: tuple[str, ...] = RESUMES
+    seen: Events,
+    options: AgentOptions = OPTIONS,
+    *,
+    features: tuple[str, ...] = RESUMES,
+    host: str = HOST,
 ) -> AsyncIterator[Meeting]:
     """A consumer and a provider that are connected to the relay."""
     network = MemoryNetwork()
     async with TaskGroup() as group:
-        relay = PairingRelay(network, group, features=features)
+        relay = PairingRelay(network, group, host, features)
         relay.listen()
         with Backend() as backend:
             provider = replace(

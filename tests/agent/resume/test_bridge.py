@@ -285,6 +285,42 @@ async def test_a_writer_waits_while_nobody_reads_and_no_byte_is_dropped(seen: Ev
             assert await backend.read_all() == b""
 
 
+@pytest.mark.virtual_time
+async def test_streams_climb_from_tcp_to_quic(seen: Events) -> None:
+    over_tcp = ("127.0.0.2", 7443)
+    options = replace(OPTIONS, relays_tcp=(over_tcp,))
+    async with meeting(seen, options, host=over_tcp[0]) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        other = PairingRelay(meet.network, meet.group)
+        other.listen()
+        with app, backend:
+            await seen.wait("quic gets through, new streams take it", count=2)
+            await seen.wait("stream resumed", count=2)
+            assert not seen.of("disconnected")
+            await transfer(app, backend, b"moved")
+        assert not meet.relay.agents
+        await other.stop()
+
+
+@pytest.mark.virtual_time
+async def test_whoever_does_not_meet_the_provider_looks_for_it_elsewhere(seen: Events) -> None:
+    options = replace(OPTIONS, relays=(("127.0.0.1", 7443), ("127.0.0.2", 7443)))
+    async with meeting(seen, options) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        other = PairingRelay(meet.network, meet.group, host="127.0.0.2")
+        with app, backend:
+            meet.relay.ends = ErrorCode.EXPIRED
+            other.listen()
+            await drop_legs(meet)
+            await meet.relay.cut(PROVIDER)
+            await seen.wait("the far agent is not at this relay")
+            await meet.relay.stop()
+            await transfer(app, backend, b"found")
+        await other.stop()
+
+
 async def test_a_relay_that_leaves_is_left_first(seen: Events) -> None:
     async with meeting(seen) as meet:
         app, backend = await meet.stream()

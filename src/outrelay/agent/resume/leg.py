@@ -153,6 +153,8 @@ class Legs:
                         return await self._offer(session, at)
                     except (Closed, Reset, StreamRejected) as error:
                         why = _judge(error)
+                        if self.claim.is_consumer and _is_expired(error):
+                            self._uplink.look_elsewhere(session)
                     if session.is_leaving:
                         backoff.reset()
         except TimeoutError:
@@ -211,6 +213,11 @@ def _judge(error: Closed | Reset | StreamRejected) -> str:
             raise ResumeError(f"the relay refused: {error}", _FINAL[RejectCode(error.code)])
         case _:
             return str(error)
+
+
+def _is_expired(error: Closed | Reset | StreamRejected) -> bool:
+    """Whether the far agent did not come; of the two the consumer goes and looks for it."""
+    return isinstance(error, Reset) and error.code is ErrorCode.EXPIRED
 
 
 def _drop(half: Stream, code: ErrorCode) -> None:

@@ -95,7 +95,7 @@ class Session:
         self.alternates: tuple[Endpoint, ...] = ()
         """Relays that this one names instead of itself."""
         self.is_leaving = False
-        """Whether the relay has said that it leaves."""
+        """Whether another session is wanted instead."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
         self._skipped_some = False
 
@@ -186,6 +186,11 @@ class Session:
         self._owner.over(self)
         self._close_when_unused()
 
+    def leave(self) -> None:
+        """Have another session made, with another relay; until then this one goes on."""
+        self.is_leaving = True
+        self._news.set()
+
     def move(self) -> None:
         """Another session is up: streams that can go on there are told to."""
         for carried in [*self._streams.values()]:
@@ -259,7 +264,7 @@ class Session:
                 for each in self._streams.get(checkpoint.stream_id, ()):
                     each.checkpoint(checkpoint)
             case FrameType.GOAWAY if GOAWAY in self.features:
-                self._leave(message_of(frame, orp.Goaway))
+                self._relay_leaves(message_of(frame, orp.Goaway))
             case FrameType.PONG:
                 pass
             case FrameType.PING:
@@ -271,13 +276,12 @@ class Session:
         for each in self._streams.get(stream_id, ()):
             each.announce(answer)
 
-    def _leave(self, goaway: orp.Goaway) -> None:
+    def _relay_leaves(self, goaway: orp.Goaway) -> None:
         log.info("the relay leaves", relay=self.connection.peer, reason=goaway.reason)
         for text in goaway.alternate_endpoints[:ALTERNATES_MOST]:
             with suppress(ValueError):
                 self.alternates += (Endpoint(Carrier.QUIC, parse_address(text)),)
-        self.is_leaving = True
-        self._news.set()
+        self.leave()
 
     def _registered(self, service: str, answer: StreamRejected | None) -> None:
         if service in self._registering:

@@ -1,7 +1,7 @@
 """Keeps one session up: races the relays, says HELLO, registers, and does it again.
 
 Over tcp it goes on trying quic beside the session, and when that gets through new streams
-go there; those of the session that was up go on until they end, side by side with the others:
+go there, and with them those that outlive their connection; the others go on where they are:
 HELLO of the new one names another instance, so the relay does not take it for the old one.
 
 Invariants: at most one session takes new streams. Relays that do not answer are tried for
@@ -175,6 +175,12 @@ class Uplink:
             await asyncio.sleep(0)  # whoever has noticed that it leaves has its turn
         return self._session
 
+    def look_elsewhere(self, session: Session) -> None:
+        """The far agent was not met at the relay of ``session``: go to another one, if any."""
+        if self._session is session and self._dialling.has_choice:
+            log.info("the far agent is not at this relay", relay=session.connection.peer)
+            session.leave()
+
     async def deregister(self) -> None:
         """Offer nothing any longer, and tell the relays."""
         offered, self._offers = self._offers, ()
@@ -198,7 +204,7 @@ class Uplink:
                 self._dialling.avoided = link.endpoint  # until it has answered HELLO
                 return await self._start(link, self._hello)
             except Refused as refused:
-                self._dialling.has_failed()
+                self._dialling.has_failed(is_busy=self._is_busy())
                 self._judge(refused, hint)
 
     async def _start(self, link: Link, hello: orp.Hello) -> Up:
@@ -272,6 +278,7 @@ class Uplink:
         self._better = better = await climb.reach(attempt)
         log.info("quic gets through, new streams take it", endpoint=better.link.endpoint)
         self._hello = hello
+        self._leaving = session
         session.retire()
 
     def _lost(self, link: Link, session: Session, closed: Closed) -> None:
@@ -284,6 +291,8 @@ class Uplink:
                 final=True,
             )
         log.warning("disconnected", relay=link.connection.peer, reason=str(closed))
+        if session.can_resume and self._is_busy():
+            self._dialling.has_lost(link)
         if closed.lost and session.is_plain and self._offers:
             self._dialling.avoided = link.endpoint
             now = asyncio.get_running_loop().time()
