@@ -37,6 +37,7 @@ from outrelay.lib.errors import (
     ResumeError,
     StreamRejected,
     TransportError,
+    Why,
 )
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import StreamMetrics
@@ -64,6 +65,14 @@ LONGEST_REASON = 512
 LOST_EARLY = frozenset({ErrorCode.LEG_LOST, ErrorCode.DRAIN})
 """Codes of a reset before STREAM_READY that say nothing against the stream."""
 
+_WHY = {
+    ErrorCode.DENIED: Why.POLICY,
+    ErrorCode.DRAIN: Why.STOPPED,
+    ErrorCode.EXPIRED: Why.WINDOW,
+    ErrorCode.NOT_RESUMABLE: Why.GONE,
+}
+"""What a reset from the far end says about why the stream did not last."""
+
 _RESETS = {ErrorCode.DENIED: RejectCode.DENIED, ErrorCode.LIMIT: RejectCode.LIMIT}
 """What a reset before STREAM_READY stands for; any other: unreachable."""
 
@@ -82,10 +91,12 @@ class Ending:
     Args:
         code: NONE when both directions ended by FIN.
         reason: The same for people.
+        why: Why the stream did not outlive its connection, if that was it.
     """
 
     code: ErrorCode
     reason: str
+    why: Why | None = None
 
     @property
     def label(self) -> str:
@@ -137,6 +148,7 @@ class AgentStream:
         self._held = bytearray()
         self._ready: orp.StreamReady | None = None
         self._is_lost = False
+        self._why_not: Why | None = None
 
     @property
     def name(self) -> str:
@@ -210,6 +222,8 @@ class AgentStream:
             up, down = bridge.sent, bridge.received
             if self.side is Side.PROVIDER:
                 up, down = down, up
+            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
+                line = line.bind(why=why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
 
     def leave_leg(self, lasting: Lasting) -> bool:
@@ -244,7 +258,9 @@ class AgentStream:
         )
         held, self._held = bytes(self._held), bytearray()
         claim = self._claim()
-        if not (self._is_lost or lasting.lasts(claim, self.session, self._ready)):
+        if not self._is_lost:
+            self._why_not = lasting.why_not(claim, self.session, self._ready)
+        if self._why_not:
             return Bridge(sock, self.carrier, watch, held, counts)
         leg = Leg(self.carrier, self.session, self.carried, held)
         if self._is_lost:
@@ -319,12 +335,14 @@ def _ending(error: BaseException, side: Side) -> Ending:
     match error:
         case Reset():
             reason = f"reset from the far end ({error.code.name})"
-            return Ending(error.code or ErrorCode.CANCELLED, reason)
+            return Ending(error.code or ErrorCode.CANCELLED, reason, _WHY.get(error.code))
         case Closed():
             return Ending(ErrorCode.LEG_LOST, f"relay: {error}")
-        case ResumeError() | RemoteProtocolError():
+        case ResumeError():
+            return Ending(error.code, str(error), error.why)
+        case RemoteProtocolError():
             return Ending(error.code, str(error))
         case OSError():
             return Ending(ErrorCode.CANCELLED, f"{side}: {fault(error)}")
         case _:
-            return Ending(ErrorCode.DRAIN, "the agent stops")
+            return Ending(ErrorCode.DRAIN, "the agent stops", Why.STOPPED)

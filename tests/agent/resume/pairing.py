@@ -89,6 +89,8 @@ class PairingRelay:
     """Codes that the next opens are reset with."""
     cuts_before_ready: bool = False
     """Whether the provider's connection is gone before its STREAM_READY."""
+    forgets: bool = False
+    """Whether halves are told that the other agent has nothing."""
     deaf: bool = False
     """Whether checkpoints are not passed on."""
     mute: bool = False
@@ -232,6 +234,8 @@ class PairingRelay:
         if other is None or other.agent.identity == half.agent.identity:
             self.halves[stream_id] = half
             return
+        if self.forgets:
+            half.resume.peer_ack_position = other.resume.peer_ack_position = 0
         assert half.resume.peer_agent_uri == other.agent.identity.uri
         assert half.resume.target_service == other.resume.target_service == SERVICE
         assert {half.resume.role, other.resume.role} == {orp.CONSUMER, orp.PROVIDER}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from outrelay.agent.options import Limits
-from outrelay.lib.errors import ErrorCode
+from outrelay.lib.errors import ErrorCode, Why
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS
 from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, PairingRelay, meeting
@@ -184,14 +184,10 @@ async def test_an_open_is_not_tried_for_ever(seen: Events) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        (403, "the relay refused: 403 no more"),
-        (409, "the relay refused: 409 no more"),
-        (400, "the relay refused: 400 no more"),
-    ],
+    ("code", "why"),
+    [(403, Why.POLICY), (409, Why.REFUSED), (400, Why.REFUSED)],
 )
-async def test_a_half_that_is_refused_ends_the_stream(seen: Events, code: int, reason: str) -> None:
+async def test_a_half_that_is_refused_ends_the_stream(seen: Events, code: int, why: Why) -> None:
     async with meeting(seen) as meet:
         app, backend = await meet.stream()
         await seen.wait("stream opened", count=2)
@@ -200,7 +196,8 @@ async def test_a_half_that_is_refused_ends_the_stream(seen: Events, code: int, r
             await drop_legs(meet)
             assert await app.until_reset() == b""
             assert await backend.until_reset() == b""
-        await seen.wait("stream ended", count=2, reason=reason)
+        reason = f"the relay refused: {code} no more"
+        await seen.wait("stream ended", count=2, reason=reason, why=why)
 
 
 async def test_a_half_that_the_relay_cannot_take_now_is_offered_again(seen: Events) -> None:
@@ -228,7 +225,7 @@ async def test_a_stream_that_nobody_resumes_is_given_up(seen: Events) -> None:
             assert await app.until_reset() == b""
             assert await backend.until_reset() == b""
         reason = "not resumed within 0.3 s: stream reset (EXPIRED)"
-        await seen.wait("stream ended", count=2, reason=reason)
+        await seen.wait("stream ended", count=2, reason=reason, why=Why.WINDOW)
 
 
 async def test_a_silent_relay_is_left(seen: Events) -> None:
@@ -253,6 +250,24 @@ async def test_a_stream_of_a_relay_that_cannot_resume_ends_with_its_leg(seen: Ev
             await drop_legs(meet)
             assert await app.until_reset() == b""
             assert await backend.until_reset() == b""
+        await seen.wait("stream ended", count=2, why=Why.RELAY)
+
+
+@pytest.mark.virtual_time
+async def test_bytes_that_are_gone_end_the_stream_for_both(seen: Events) -> None:
+    """An agent asks for what it has acknowledged before."""
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            await app.send(b"x" * 100)
+            assert len(await backend.read(100)) == 100
+            await asyncio.sleep(1)  # of virtual time, after which it is acknowledged
+            meet.relay.forgets = True
+            await drop_legs(meet)
+            assert await app.until_reset() == b""
+            assert await backend.until_reset() == b""
+        await seen.wait("stream ended", count=2, why=Why.GONE)
 
 
 async def test_an_applications_reset_passes_a_resumed_stream(seen: Events) -> None:

@@ -12,6 +12,7 @@ from outrelay.agent.resume.rings import Rings
 from outrelay.agent.session.greeting import RESUME
 from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
+from outrelay.lib.errors import Why
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 
@@ -32,8 +33,8 @@ class Lasting:
     rings: Rings
     limit: float
 
-    def lasts(self, claim: Claim, session: Session, ready: orp.StreamReady | None) -> bool:
-        """Whether a stream outlives its connection.
+    def why_not(self, claim: Claim, session: Session, ready: orp.StreamReady | None) -> Why | None:
+        """Why a stream does not outlive its connection; None: it does.
 
         It needs the relay and the peer to know how, and two agents: one that uses its own
         service could not tell its halves apart.
@@ -43,10 +44,13 @@ class Lasting:
             session: What carries it now.
             ready: What the relay has said of it, if it has.
         """
-        knows_how = ready is not None and RESUME in ready.peer_features
-        return knows_how and self.may_last(claim, session)
+        if not session.can_resume:
+            return Why.RELAY
+        if ready is None or RESUME not in ready.peer_features:
+            return Why.PEER
+        return None if self.may_last(claim, session) else Why.PEER
 
     def may_last(self, claim: Claim, session: Session) -> bool:
-        """The same, where nothing is known of the peer yet."""
+        """Whether it might, where nothing is known of the peer yet."""
         known = claim.stream_id != 0 and claim.peer not in ("", self.identity.uri)
         return known and session.can_resume

@@ -27,6 +27,7 @@ from outrelay.lib.errors import (
     Reset,
     ResumeError,
     StreamRejected,
+    Why,
 )
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import Frame, FrameType
@@ -48,9 +49,9 @@ _AGAIN = frozenset(
 """Codes of a half that ended: offer it again."""
 
 _FINAL = {
-    RejectCode.DENIED: ErrorCode.DENIED,
-    RejectCode.MALFORMED: ErrorCode.PROTOCOL,
-    RejectCode.ID_IN_USE: ErrorCode.NOT_RESUMABLE,
+    RejectCode.DENIED: (Why.POLICY, ErrorCode.DENIED),
+    RejectCode.MALFORMED: (Why.REFUSED, ErrorCode.PROTOCOL),
+    RejectCode.ID_IN_USE: (Why.REFUSED, ErrorCode.NOT_RESUMABLE),
 }
 """Refusals of a half that end the stream; after any other it is offered again."""
 
@@ -159,11 +160,11 @@ class Legs:
                         backoff.reset()
         except TimeoutError:
             reason = f"not resumed within {limit:g} s: {why}"
-            raise ResumeError(reason, ErrorCode.EXPIRED) from None
+            raise ResumeError(Why.WINDOW, reason, ErrorCode.EXPIRED) from None
 
     async def _offer(self, session: Session, at: Checkpoint) -> tuple[Leg, Checkpoint]:
         if not session.can_resume:
-            raise ResumeError("the relay that is connected now resumes no streams")
+            raise ResumeError(Why.RELAY, "the relay that is connected now resumes no streams")
         carried = session.stream(self.claim.stream_id)
         half: Stream | None = None
         try:
@@ -210,7 +211,8 @@ def _judge(error: Closed | Reset | StreamRejected) -> str:
         case Reset() if error.code not in _AGAIN:
             raise error
         case StreamRejected() if error.code in _FINAL:
-            raise ResumeError(f"the relay refused: {error}", _FINAL[RejectCode(error.code)])
+            why, code = _FINAL[RejectCode(error.code)]
+            raise ResumeError(why, f"the relay refused: {error}", code)
         case _:
             return str(error)
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from outrelay.lib.errors import RemoteProtocolError, ResumeError
+from outrelay.lib.errors import RemoteProtocolError, ResumeError, Why
 from outrelay.lib.resume.ring import Ring
 
 EVERY_BYTES = 256 * 1024
@@ -233,8 +233,9 @@ class StreamState:
         """
         if told.peer_ack_position < self._ring.start:
             raise ResumeError(
+                Why.GONE,
                 f"the peer has {told.peer_ack_position} bytes,"
-                f" those before {self._ring.start} are not kept any more"
+                f" those before {self._ring.start} are not kept any more",
             )
         if told.my_position < self.taken:
             raise RemoteProtocolError(
