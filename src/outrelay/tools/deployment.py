@@ -70,6 +70,7 @@ class Deployment:
         """Where the controller listens, once it does."""
         self.relay: Address = ("127.0.0.1", 7443)
         """Where the relay listens for the carrier, once it does."""
+        self._door: Address | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,15 +111,24 @@ class Deployment:
         return program
 
     def start_relay(self) -> Program:
-        """The relay, as soon as it serves."""
+        """The relay, as soon as it serves; where the one before it did, if there was one."""
+        at = address_text(self._door) if self._door else _ANY_PORT
+        is_tcp = self._carrier is Carrier.TCP
         program = self._start(
-            "outrelay-relay", "--listen", _ANY_PORT,
-            *(("--listen-tcp", _ANY_PORT) if self._carrier is Carrier.TCP else ()),
+            "outrelay-relay",
+            *(("--listen", _ANY_PORT, "--listen-tcp", at) if is_tcp else ("--listen", at)),
             "--controller", address_text(self.controller),
             *_credentials("relay"),
         )  # fmt: skip
-        self.relay = _listening(program, carrier=self._carrier)
+        self.relay = self._door = _listening(program, carrier=self._carrier)
         return program
+
+    def kill_relay(self) -> int:
+        """Kill the relay, as a power cut would; its process id."""
+        (program,) = (each for each in self.running if each.name == "relay")
+        self.running.remove(program)
+        program.kill()
+        return program.pid
 
     def stop_relay(self) -> None:
         """Stop the relay, if one runs."""

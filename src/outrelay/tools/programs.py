@@ -124,6 +124,15 @@ class Program:
             self._process.kill()
             return self._process.wait()
 
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def _lines(self) -> list[str]:
         return self._log.read_text(errors="replace").splitlines()
 
