@@ -221,6 +221,25 @@ async def test_both_may_leave_a_live_stream_at_once() -> None:
         await assert_ended(both.near, ErrorCode.LEG_LOST)
 
 
+async def test_a_relay_that_wakes_takes_the_new_connections_for_the_old_ones() -> None:
+    """It was frozen: what the agents gave up long ago is still alive to it."""
+    async with relay_rooms() as relay:
+        instances = {AGENT_A: b"a" * 16, AGENT_B: b"b" * 16}
+        old = [await relay.agent(who, *FEATURES, instance=it) for who, it in instances.items()]
+        await old[1].register("echo")
+        both = await call(relay, consumer=old[0], provider=old[1])
+        await both.near.write(b"said before it froze")
+        new = [await relay.agent(who, *FEATURES, instance=it) for who, it in instances.items()]
+        stream = await resume(*new)
+        for each in old:
+            assert (await each.connection.wait_closed()).code is ErrorCode.REPLACED
+        await stream.near.write(b"said to the one that woke")
+        stream.near.finish()
+        assert await read_all(stream.far) == b"said to the one that woke"
+        assert len(relay.pairs) == 1
+        assert len(relay.directory.providers("acme", "echo")) == 1
+
+
 async def test_halves_wait_until_the_stream_they_left_has_ended() -> None:
     async with relay_rooms() as relay:
         consumer = await relay.agent(AGENT_A, *FEATURES)

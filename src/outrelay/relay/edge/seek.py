@@ -203,33 +203,36 @@ class Seeker:
         while following is not None:
             self._pairs.assign(pair, following.provider)
             tried.add(following.provider)
-            is_last = len(tried) == self._limits.provider_tries
-            patience = deadline - _now()
-            if not (is_last or following.is_only):
-                patience = min(patience, self._limits.provider_patience)
+            is_last = len(tried) >= self._limits.provider_tries
+            can_wait = is_last or following.is_only
             try:
-                return await self._ask(pair, patience), following.verdict
+                leg = await self._ask(pair, self._patience(deadline, can_wait=can_wait))
             except StreamRejected as refusal:
                 if refusal.code not in UNWELL | UNWILLING:
                     raise
                 refusals.append(refusal)
+            else:
+                return leg, following.verdict
             following = None
             if not is_last and _now() < deadline:
-                was_lost = isinstance(refusals[-1].__cause__, Closed)
-                until = deadline if was_lost else 0.0
-                following = await self._another(pair.call, caller_side, tried, until)
+                following = self._choose(pair.call, caller_side, tried)
+            if following is None and isinstance(refusals[-1].__cause__, Closed):
+                following = await self._returned(pair.call, caller_side, tried, deadline)
             if pair.revoked:
                 raise StreamRejected(RejectCode.DENIED, pair.revoked)
         raise _summary(refusals)
 
-    async def _another(
-        self, call: Call, caller_side: Verdict, tried: Set[Session], until: float
+    def _patience(self, deadline: float, *, can_wait: bool) -> float:
+        left = deadline - _now()
+        return left if can_wait else min(left, self._limits.provider_patience)
+
+    async def _returned(
+        self, call: Call, caller_side: Verdict, tried: Set[Session], deadline: float
     ) -> Choice | None:
-        """Whom to ask next; one that has lost its connection may come back."""
-        choice = self._choose(call, caller_side, tried)
-        if choice is None and until and await self._arrives(call, until):
-            choice = self._choose(call, caller_side, tried)
-        return choice
+        """The provider that was lost while it was asked, when it has connected again."""
+        if not await self._arrives(call, deadline):
+            return None
+        return self._choose(call, caller_side, tried)
 
     async def _ask(self, pair: Pair, patience: float) -> Leg:
         """The leg of the pair's provider, if it accepts within so many seconds."""
