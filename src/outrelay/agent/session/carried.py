@@ -44,6 +44,7 @@ class Carried:
         self._forget: Callable[[Carried], None] | None = forget
         self._holder: Holder | None = None
         self._missed: orp.StreamCheckpoint | None = None
+        self._is_to_move = False
         self.on_move: Callable[[], None] | None = None
         """Called instead of the holder, as long as there is none."""
 
@@ -65,11 +66,13 @@ class Carried:
             forget(self)
 
     def attach(self, holder: Holder) -> None:
-        """Tell ``holder`` from now on, and of the last checkpoint it has missed."""
+        """Tell ``holder`` from now on, and of what it has missed."""
         self._holder = holder
         missed, self._missed = self._missed, None
         if missed:
             holder.checkpoint(missed)
+        if self._is_to_move:
+            holder.move()
 
     def announce(self, answer: Ready) -> None:
         """Tell whoever waits for STREAM_READY."""
@@ -85,6 +88,7 @@ class Carried:
 
     def move(self) -> None:
         """The connection is about to end, and another one is up."""
+        self._is_to_move = True
         if self._holder:
             self._holder.move()
         elif self.on_move:

@@ -90,6 +90,7 @@ class Session:
         self._pulse = Pulse(self._outgoing, limits.dead)
         self._ended: Closed | None = None
         self._over = False
+        self._is_moved = False
         self._news = asyncio.Event()
         self._streams: dict[int, list[Carried]] = {}
         self.alternates: tuple[Endpoint, ...] = ()
@@ -171,6 +172,8 @@ class Session:
         place = Carried(lambda released: self._forget(stream_id, released))
         self._streams.setdefault(stream_id, []).append(place)
         self._pulse.live = True
+        if self._is_moved:
+            place.move()
         if self._ended:
             place.announce(self._ended)
         return place
@@ -193,6 +196,7 @@ class Session:
 
     def move(self) -> None:
         """Another session is up: streams that can go on there are told to."""
+        self._is_moved = True
         for carried in [*self._streams.values()]:
             for each in [*carried]:
                 each.move()
