@@ -659,6 +659,7 @@ async def test_a_provider_whose_connection_goes_before_it_answers() -> None:
         severed(provider)
 
         assert (await rejection(near))[0] == 502
+        assert elapsed() == 3.0
 
 
 async def test_a_consumer_whose_connection_goes_before_the_answer() -> None:

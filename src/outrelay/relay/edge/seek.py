@@ -230,9 +230,8 @@ class Seeker:
         self, call: Call, caller_side: Verdict, tried: Set[Session], deadline: float
     ) -> Choice | None:
         """The provider that was lost while it was asked, when it has connected again."""
-        if not await self._arrives(call, deadline):
-            return None
-        return self._choose(call, caller_side, tried)
+        has_come = await self._arrives(call, deadline)
+        return self._choose(call, caller_side, tried) if has_come else None
 
     async def _ask(self, pair: Pair, patience: float) -> Leg:
         """The leg of the pair's provider, if it accepts within so many seconds."""
