@@ -50,6 +50,7 @@ class Deployment:
         directory: Where everything lives; it exists and is empty.
         tell: Gets the command lines.
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
+        agent: What to run as an agent: a console script, or a module.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Deployment:
         tell: Callable[[str], None] = _quiet,
         *,
         carrier: Carrier = Carrier.QUIC,
+        agent: str = "outrelay-agent",
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -65,6 +67,7 @@ class Deployment:
         """Who the consumer's agent is."""
         self._directory = directory
         self._carrier = carrier
+        self._agent = agent
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
@@ -180,7 +183,7 @@ class Deployment:
 
     def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
         return self._start(
-            "outrelay-agent", _RELAY_FLAGS[self._carrier], address_text(self.relay),
+            self._agent, _RELAY_FLAGS[self._carrier], address_text(self.relay),
             *_credentials(certificate), *services,
             name=name,
         )  # fmt: skip

@@ -12,12 +12,12 @@ from outrelay.tools.bench import capacity
 from outrelay.tools.bench.capacity import QUICK, TRIALS, At, Place, Reading, Trial
 from outrelay.tools.deployment import TENANT, Deployment
 
-LONG = "outages"
-"""The name of a trial that waits for what the agents notice after seconds."""
+LONG = ("outages", "cost of resuming")
+"""Trials with deployments of their own, and that wait for what agents notice after seconds."""
 
 
 def _param(trial: Trial) -> ParameterSet:
-    marks = [pytest.mark.soak] if trial.name == LONG else []
+    marks = [pytest.mark.soak] if trial.name in LONG else []
     return pytest.param(trial, id=trial.name, marks=marks)
 
 

@@ -23,7 +23,7 @@ DEREGISTER = "deregister/1"
 GOAWAY = "goaway/1"
 RESUME = "resume/2"
 
-CAPABILITIES = (DEREGISTER, GOAWAY, RESUME)
+CAPABILITIES: tuple[str, ...] = (DEREGISTER, GOAWAY, RESUME)
 """What we offer in HELLO."""
 
 PROTOCOL_VERSION = "orp/1"
