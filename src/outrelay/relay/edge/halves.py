@@ -65,6 +65,12 @@ class Meeting:
     joined: Party
     match: Match
 
+    def sides(self, waiting: Party) -> tuple[Party, Party]:
+        """The consumer and the provider of the two, ``waiting`` being the other one."""
+        if self.match.consumer is waiting.half:
+            return waiting, self.joined
+        return self.joined, waiting
+
 
 class Waiting:
     """A place in the table; made by ``Halves.wait``."""

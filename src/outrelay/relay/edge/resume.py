@@ -40,7 +40,7 @@ from outrelay.relay.edge.halves import Halves, Meeting, Party
 from outrelay.relay.edge.seek import objection
 from outrelay.relay.edge.session import RESUME, Roster, Session
 from outrelay.relay.limits import Limits
-from outrelay.relay.matching import Half
+from outrelay.relay.matching import Half, Match
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.quotas import Quotas
@@ -159,16 +159,9 @@ class Resumer:
 
     async def _resume(self, party: Party, meeting: Meeting) -> StreamRejected | None:
         """Join the two, and carry the stream to its end; or why not."""
-        joined, match = meeting.joined, meeting.match
-        is_consumer = match.consumer is party.half
-        consumer, provider = (party, joined) if is_consumer else (joined, party)
-        call = Call(
-            tenant=party.session.tenant,
-            caller=consumer.session.uri,
-            service=match.service,
-            method=match.method,
-            stream_id=party.half.stream_id,
-        )
+        joined = meeting.joined
+        consumer, provider = meeting.sides(party)
+        call = _call(meeting.match)
         try:
             while pair := self._leave_live(party.half):
                 await pair.over.wait()
@@ -251,6 +244,17 @@ class Resumer:
         if not any(RESUME in session.features for session in sessions):
             return f"{reason}: its agent has no {RESUME}"
         return f"{reason}: its agent is connected, and was restarted or has ended the stream"
+
+
+def _call(match: Match) -> Call:
+    """What the two halves are of, as it would be asked for."""
+    return Call(
+        tenant=match.consumer.tenant,
+        caller=match.consumer.agent,
+        service=match.service,
+        method=match.method,
+        stream_id=match.consumer.stream_id,
+    )
 
 
 async def _echo(consumer: Party, provider: Party) -> None:
