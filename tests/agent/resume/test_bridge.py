@@ -254,6 +254,24 @@ async def test_a_stream_of_a_relay_that_cannot_resume_ends_with_its_leg(seen: Ev
 
 
 @pytest.mark.virtual_time
+async def test_an_end_that_is_lost_is_told_again(seen: Events) -> None:
+    """All bytes are acknowledged long before the end, of which the peer does not learn."""
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            await app.send(b"all")
+            assert await backend.read(3) == b"all"
+            backend.end()
+            assert await app.read_all() == b""
+            await asyncio.sleep(1)  # of virtual time
+            await meet.relay.cut(PROVIDER)
+            app.end()
+            assert await backend.read_all() == b""
+        await seen.wait("stream ended", count=2, reason="finished")
+
+
+@pytest.mark.virtual_time
 async def test_bytes_that_are_gone_end_the_stream_for_both(seen: Events) -> None:
     """An agent asks for what it has acknowledged before."""
     async with meeting(seen) as meet:

@@ -56,7 +56,17 @@ def test_the_second_end_waits_until_everything_is_done(side: Side) -> None:
     side.ends.fin_sent = True
     assert side.phase() is Phase.LINGERING
     side.ends.fin_read = True
+    assert side.phase() is Phase.LINGERING
+    side.ends.hear()
     assert side.phase() is Phase.OVER
+
+
+def test_that_bytes_are_acknowledged_does_not_say_that_their_end_is_known(side: Side) -> None:
+    side.told(3, final=3)
+    side.ends.hear()
+    side.state.finish(0.0)
+    side.ends.delivered = side.ends.fin_read = True
+    assert (side.phase(), side.ends.may_be_left) == (Phase.DONE, False)
 
 
 def test_a_peer_without_checkpoints_is_not_waited_for(side: Side) -> None:
@@ -91,6 +101,8 @@ def test_a_stream_is_not_left_while_somebody_lacks_something(side: Side) -> None
     side.ends.fin_sent = True
     side.ends.lose_leg()
     assert not side.ends.may_be_left
-    side.ends.delivered = True
+    side.ends.delivered = side.ends.fin_sent = True
     side.told(3)
+    assert not side.ends.may_be_left
+    side.ends.hear()
     assert side.ends.may_be_left

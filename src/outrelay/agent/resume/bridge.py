@@ -178,6 +178,7 @@ class LastingBridge:
         try:
             if self._line.state.receive(checkpoint):
                 self._rings.freed()
+            self._line.ends.hear()
             self._download.see_end()
         except (RemoteProtocolError, OSError) as error:
             self._line.end(error)

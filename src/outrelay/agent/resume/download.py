@@ -111,4 +111,5 @@ class Download:
         if not self._state.end_of_leg():
             self._state.peer_final = self._state.taken
         self.see_end()
+        self._teller.tell()
         self._line.settle()

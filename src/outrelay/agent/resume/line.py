@@ -56,7 +56,7 @@ class Line:
         """Called when whoever sends has to look again."""
         self._loop = asyncio.get_running_loop()
         self._attached = asyncio.Event()
-        self._phase = Phase.LIVE
+        self._step: tuple[Phase, bool] | None = None  # what was entered last
         self._timer: TimerHandle | None = None
 
     @property
@@ -73,9 +73,9 @@ class Line:
     def attach(self, leg: Leg) -> None:
         """Go on with ``leg``."""
         self.leg = leg
-        self._phase = Phase.LIVE
         if self.undelivered:
             leg.carrier.stop(ErrorCode.CANCELLED)
+        self._step = None
         self._attached.set()
         self.wake_upload()
 
@@ -130,7 +130,8 @@ class Line:
         if refused := self.unread or self.undelivered:
             if (ends.is_acknowledged or self.unread) and (ends.delivered or self.undelivered):
                 self.end(refused)
-        elif ends.phase is not self._phase and self.leg:
+        elif self.leg and (step := (ends.phase, ends.fin_read)) != self._step:
+            self._step = step
             self._cancel()
             self._enter(ends.phase)
 
@@ -146,12 +147,13 @@ class Line:
         self.wake_upload()
 
     def _enter(self, phase: Phase) -> None:
-        self._phase = phase
         match phase:
             case Phase.SPENT if leg := self.leg:
                 self._timer = self._loop.call_later(GRACE, self.lose, leg)
             case Phase.DONE:
                 self._timer = self._loop.call_later(SETTLE, self._finish)
+            case Phase.LINGERING if self.ends.fin_read and (leg := self.leg):
+                self._timer = self._loop.call_later(GRACE, self.lose, leg)
             case Phase.LINGERING:
                 self._timer = self._loop.call_later(LINGER, self.end)
             case Phase.OVER:

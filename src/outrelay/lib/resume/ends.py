@@ -8,6 +8,9 @@ FIN goes out as soon as our application has ended, so that it is passed on; but 
 of the other's end first keeps its own FIN until it is done. So one direction of the leg lives,
 and with it the way of checkpoints, as long as anybody lacks an acknowledgement, and whoever
 loses that leg is told. The end itself is told by a checkpoint: no application waits for a FIN.
+Whoever reads a FIN answers with a checkpoint: that all bytes are acknowledged does not say that
+their end is known.
+
 Only when both end in the same moment a leg is spent too early; then the stream takes another
 one for what was not acknowledged. There the consumer alone sends its FIN again at once.
 
@@ -31,7 +34,7 @@ class Phase(Enum):
     DONE = auto()
     """Nothing: our FIN may go out."""
     LINGERING = auto()
-    """The peer's FIN."""
+    """The peer's FIN, or its answer to ours."""
     OVER = auto()
     """Nobody needs it any more."""
 
@@ -45,14 +48,9 @@ class Ends:
     """
 
     __slots__ = (
-        "_is_consumer",
-        "_is_first",
-        "_state",
-        "_was_spent",
-        "delivered",
-        "fin_read",
-        "fin_sent",
-    )
+        "_is_consumer", "_is_first", "_state", "_was_spent", "answered",
+        "delivered", "fin_read", "fin_sent",
+    )  # fmt: skip
 
     def __init__(self, state: StreamState, *, is_consumer: bool) -> None:
         self._state = state
@@ -65,6 +63,12 @@ class Ends:
         """Whether our direction of the leg has ended."""
         self.fin_read = False
         """Whether the peer's has."""
+        self.answered = False
+        """Whether the peer knows of our end: our bytes may all be acknowledged before they end."""
+
+    def hear(self) -> None:
+        """A checkpoint has come: whoever reads a FIN sends one."""
+        self.answered = self.answered or (self.fin_sent and self.is_acknowledged)
 
     def lose_leg(self) -> None:
         """The leg is gone: nothing of the next one has ended."""
@@ -99,7 +103,7 @@ class Ends:
 
         It does come when it lacks something, unless all it had of ours to say was on its way.
         """
-        return self.is_done or self._was_spent
+        return (self.is_done and self.answered) or self._was_spent
 
     @property
     def phase(self) -> Phase:
@@ -108,4 +112,4 @@ class Ends:
             return Phase.SPENT if self.fin_sent and self.fin_read else Phase.LIVE
         if not self.fin_sent:
             return Phase.DONE
-        return Phase.OVER if self.fin_read else Phase.LINGERING
+        return Phase.OVER if self.fin_read and self.answered else Phase.LINGERING
