@@ -96,7 +96,7 @@ async def spooling(directory: Path, *flags: str) -> AsyncIterator[tuple[World, P
 
 
 async def spooled(spool: Path, count: int) -> None:
-    """Return once so many events are in the files."""
+    """Return once so many events of streams are in the files."""
     async with asyncio.timeout(PATIENCE):
         while _in_files(spool) != count:  # noqa: ASYNC110 - another process writes them
             await asyncio.sleep(0.01)
@@ -104,7 +104,8 @@ async def spooled(spool: Path, count: int) -> None:
 
 def _in_files(spool: Path) -> int:
     with suppress(FileNotFoundError):  # sent between two looks
-        return sum(len(decode(path.read_bytes())[0]) for path in spool.glob("*.audit"))
+        records = [each for path in spool.glob("*.audit") for each in decode(path.read_bytes())[0]]
+        return sum(bool(each.decoded().stream_id) for each in records)  # the rest: registrations
     return -1
 
 
