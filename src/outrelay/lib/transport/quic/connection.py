@@ -104,6 +104,9 @@ class QuicStream:
         self._connection.flush_soon()
         self._wake_writers()
 
+    def explain(self, code: ErrorCode) -> None:
+        """Nothing: the peer's RESET_STREAM has a code."""
+
     def stop(self, code: ErrorCode) -> None:
         if self._read_error is not None or self._eof:
             return
@@ -175,6 +178,7 @@ class QuicConnection:
     """
 
     carrier = "quic"
+    tells_codes = True
 
     def __init__(
         self,

@@ -87,6 +87,9 @@ class TcpStream:
         self._connection.session.stop(self._channel, code)
         self._connection.flush_soon()
 
+    def explain(self, code: ErrorCode) -> None:
+        self._channel.told = code
+
     async def wait_finished(self) -> None:
         outgoing = self._channel.outgoing
         while not outgoing.acknowledged:
@@ -157,6 +160,10 @@ class TcpConnection:
     @property
     def peer_expires(self) -> float:
         return self._peer.expires
+
+    @property
+    def tells_codes(self) -> bool:
+        return self.session.takes_notes
 
     @property
     def peer_address(self) -> Address:
