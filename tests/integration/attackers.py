@@ -24,12 +24,10 @@ from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.values import Address
 from tests.integration.peers import MIB, Handler, calling
 from tests.integration.world import APP, TENANT, World
+from tests.support.patience import PATIENCE
 from tests.support.peers import AgentPeer
 from tests.support.pki import agent_identity
 from tests.support.processes import Program
-
-PATIENCE = 3.0
-"""Seconds within which the bystander's answer must come, whatever happens."""
 
 GROWTH = 32 * MIB
 """What a program may have grown by after an attack: its allocator keeps some."""
@@ -161,7 +159,7 @@ async def until_times(
     program: Program, number: int, event: str, since: int, **fields: object
 ) -> None:
     """Wait until lines say that something has happened so often."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while times(program, event, since, **fields) < number:
             await program.event(event, since=program.mark())
 

@@ -18,6 +18,7 @@ from outrelay.relay.audit.record import decode
 from tests.integration.attackers import Mallories
 from tests.integration.peers import answer_to, echo
 from tests.integration.world import ALLOWED, APP, TENANT, World, outrelay_world
+from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, accept
 from tests.support.processes import run
 
@@ -51,7 +52,7 @@ async def calls_until_refused(world: World) -> int:
 
 async def calls_again(world: World) -> int:
     """Call until a call is answered; 1, which that is."""
-    async with world.backend.serving(echo), asyncio.timeout(10):
+    async with world.backend.serving(echo), asyncio.timeout(PATIENCE):
         while True:
             try:
                 assert await answer_to(world.at[APP], b"hello") == b"hello"
@@ -63,7 +64,7 @@ async def calls_again(world: World) -> int:
 async def trail(world: World, enough: Callable[[Trail], bool]) -> Trail:
     """The tenant's trail, once there is enough in it; it gets there within moments."""
     query = ("audit", "query", "--tenant", TENANT, "--limit", "0", "--output", "json")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             done = await world.cli(*query)
             assert done.code == 0, done
@@ -95,15 +96,16 @@ async def spooling(directory: Path, *flags: str) -> AsyncIterator[tuple[World, P
 
 
 async def spooled(spool: Path, count: int) -> None:
-    """Return once so many events are in the files."""
-    async with asyncio.timeout(10):
+    """Return once so many events of streams are in the files."""
+    async with asyncio.timeout(PATIENCE):
         while _in_files(spool) != count:  # noqa: ASYNC110 - another process writes them
             await asyncio.sleep(0.01)
 
 
 def _in_files(spool: Path) -> int:
     with suppress(FileNotFoundError):  # sent between two looks
-        return sum(len(decode(path.read_bytes())[0]) for path in spool.glob("*.audit"))
+        records = [each for path in spool.glob("*.audit") for each in decode(path.read_bytes())[0]]
+        return sum(bool(each.decoded().stream_id) for each in records)  # the rest: registrations
     return -1
 
 
@@ -194,7 +196,7 @@ async def test_a_tenant_over_its_part_goes_on_where_losses_are_counted(tmp_path:
         made = 150
         await calls(world, made)
         lost = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await world.relay.event("audit events dropped", tenant=TENANT)
             await world.start_controller(controller)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from asyncio import TaskGroup
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sized
@@ -27,6 +28,7 @@ from tests.integration.peers import Backend, unused_port
 from tests.integration.traffic import Traffic, obedient
 from tests.integration.world import ALLOWED, APP, CONSUMED, DEAD, SECRET, write_pki
 from tests.support.events import Events, events
+from tests.support.patience import PATIENCE
 from tests.support.processes import run
 
 ANY = ("127.0.0.1", 0)
@@ -53,17 +55,17 @@ async def test_nothing_is_left_of_streams_inside(tmp_path: Path) -> None:
 
 
 async def surplus(before: Census, traffic: Traffic) -> Census:
-    """What there is more of than before, once that is little or stays.
+    """What there is more of than before, once that is little or stays for very long.
 
     A single stream is the last one each time: what is kept of the last is kept of that.
     """
-    for _ in range(10):
+    deadline = time.monotonic() + PATIENCE
+    while True:
         await traffic.run(1)
-        await asyncio.sleep(0.3)  # no event tells that nothing is on its way
         more = census() - before
-        if max(more.values(), default=0) <= LINGERING:
-            break
-    return more
+        if max(more.values(), default=0) <= LINGERING or time.monotonic() > deadline:
+            return more
+        await asyncio.sleep(0.1)  # no event tells that nothing is on its way
 
 
 def census() -> Census:

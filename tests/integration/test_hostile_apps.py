@@ -17,6 +17,7 @@ from outrelay.lib.values import Address
 from tests.integration.attackers import GROWTH, Bystander, Watch, unnoticed, until_times
 from tests.integration.peers import MIB, abort, answer_to, calling, ping
 from tests.integration.world import ANY_PORT, APP, GHOST, SECRET, World, outrelay_world
+from tests.support.patience import PATIENCE
 from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -131,7 +132,7 @@ async def test_more_applications_than_an_agent_takes(world: World) -> None:
         for call in served:
             await ping(*call)
         await abort(served[0][1])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not await _is_served(address):
                 pass
     await agent.stop()

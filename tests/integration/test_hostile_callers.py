@@ -19,9 +19,10 @@ from outrelay.lib.control.v1 import policy_pb2 as policy
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.identity.certs import load_credentials, load_trust
 from outrelay.lib.tasks import beside
-from tests.integration.attackers import GROWTH, PATIENCE, Bystander, unnoticed
+from tests.integration.attackers import GROWTH, Bystander, unnoticed
 from tests.integration.peers import MIB
 from tests.integration.world import ALLOWED, TENANT, World, outrelay_world
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -127,11 +128,13 @@ async def test_calls_that_are_too_much_for_the_controller(world: World, holder: 
         stub = PolicyStub(channel)
         for metadata in ([("noise", "x" * MIB)], [(f"key-{n}", "x" * 100) for n in range(1000)]):
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await stub.ListPolicies(policy.ListPoliciesRequest(), metadata=metadata, timeout=5)
+                await stub.ListPolicies(
+                    policy.ListPoliciesRequest(), metadata=metadata, timeout=PATIENCE
+                )
             assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for _ in range(20):
             with pytest.raises(grpc.aio.AioRpcError):
-                await stub.AddPolicy(policy.AddPolicyRequest(rule=huge), timeout=5)
+                await stub.AddPolicy(policy.AddPolicyRequest(rule=huge), timeout=PATIENCE)
 
 
 async def test_1000_idle_connections_to_the_controller(world: World) -> None:

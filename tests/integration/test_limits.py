@@ -17,6 +17,7 @@ from outrelay.lib.transport.carrier import Stream
 from tests.integration.attackers import Mallories
 from tests.integration.peers import abort, answer_to, calling
 from tests.integration.world import ANY_PORT, APP, TENANT, World
+from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, AgentPeer, accept, read_all, rejection
 from tests.support.processes import Program
 
@@ -135,7 +136,8 @@ async def test_a_consumer_is_told_what_it_may_not(world: World, narrow: Program)
             assert told["hint"]
             for writer in (one, other):
                 await abort(writer)
-        async with asyncio.timeout(5):  # the provider need not answer for its place to be free
+        # The provider need not answer for its place to be free.
+        async with asyncio.timeout(PATIENCE):
             for call in calls:
                 with pytest.raises(Reset):
                     await call.read()

@@ -22,6 +22,7 @@ from tests.integration.attackers import Mallories
 from tests.integration.peers import MIB, calling, ping
 from tests.integration.traffic import ECHO, Traffic, obedient
 from tests.integration.world import ANY_PORT, APP, World
+from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES
 from tests.support.processes import Program
 from tests.support.relay_peer import reset_code
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 KILLED = 20
 """Streams of each agent that is killed."""
 
-SETTLED = 15.0
+SETTLED = PATIENCE + 10.0
 """Seconds for the last traces to go; a killed agent's connection is given up after ten."""
 
 

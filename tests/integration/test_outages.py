@@ -1,4 +1,4 @@
-"""What goes on when a part of OutRelay is gone, and how soon all is well after it is back."""
+"""What goes on when a part of OutRelay is gone, and that all is well when it is back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import pytest
 
 from tests.integration.peers import answer_to, echo
 from tests.integration.world import APP, World
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-BACK = 5.0
-"""Seconds after a relay's restart within which new streams can be opened."""
 
 
 async def test_streams_are_opened_while_the_controller_is_gone(own_world: World) -> None:
@@ -29,7 +27,7 @@ async def test_streams_are_opened_after_a_relay_restarts(
 ) -> None:
     await own_world.relay.stop(number)
     await own_world.restart_relay()
-    async with own_world.backend.serving(echo), asyncio.timeout(BACK):
+    async with own_world.backend.serving(echo), asyncio.timeout(PATIENCE):
         while await _answer(own_world) != b"back?":
             pass
 

@@ -20,6 +20,7 @@ from outrelay.lib.identity.certs import Credentials
 from tests.integration.peers import MIB, Payload, calling, digest_of, echo
 from tests.integration.world import ANY_PORT, APP, DEAD, SECRET, TENANT, World
 from tests.support import plain
+from tests.support.patience import PATIENCE
 from tests.support.peers import read_all
 from tests.support.pki import agent_identity
 from tests.support.plain import PlainAgent, accept, frame, refusal, reject
@@ -227,7 +228,7 @@ async def _gone(world: World, credentials: Credentials) -> None:
 
 
 async def _until_refused(caller: PlainAgent, service: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         stream_id = 100
         while (await refusal(await caller.open(service, stream_id)))[0] != 404:
             stream_id += 1

@@ -25,6 +25,7 @@ from tests.integration.world import (
     World,
     write_pki,
 )
+from tests.support.patience import PATIENCE
 from tests.support.pki import agent_identity
 from tests.support.plain_contract import DECISION_ALLOW, DECISION_DENY, make
 from tests.support.plain_controller import PlainController
@@ -166,7 +167,7 @@ async def test_a_changed_rule_counts_for_new_and_for_running_streams(plain: Plai
                 assert await reader.readexactly(4) == b"ping"
             assert rule_id in (await plain.cli("policy", "list")).stdout
             await plain.cli("policy", "remove", "--id", rule_id)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 with pytest.raises(ConnectionResetError):
                     await cut.read()
             on.write(b"pong")

@@ -279,7 +279,7 @@ async def _no_acknowledgement(place: Place) -> None:
         )
         await agent.event("registration not answered, trying again", service=SERVICE)
         relay.deaf_to = set()
-        await agent.event("registered", service=SERVICE, timeout=15)
+        await agent.event("registered", service=SERVICE)
         assert relay.heard == [[plain.HELLO, plain.REGISTER, plain.REGISTER]]
         await agent.stop()
 

@@ -101,7 +101,7 @@ async def test_a_rule_says_who_may_offer_a_service(world: World) -> None:
         line = await agent.event("registration refused", service="shop-odd")
         assert "403" in str(line["reason"])
         await world.relay.event("registration refused", since=mark, service="shop-odd", code=403)
-    await agent.event("registered", service="shop-odd", timeout=15)  # it tries again
+    await agent.event("registered", service="shop-odd")  # it tries again
     await agent.stop()
 
 

@@ -18,13 +18,11 @@ from outrelay.lib.values import Address, address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import Backend, calling, echo_until_cut, ping, unused_port
 from tests.integration.world import ANY_PORT, World
+from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES
 from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-PROMPT = 5.0
-"""Seconds within which a call is answered, though one provider says nothing for two."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +50,7 @@ class Service:
 
     async def call(self, stack: AsyncExitStack) -> Call:
         """One of them."""
-        async with asyncio.timeout(PROMPT):
+        async with asyncio.timeout(PATIENCE):
             reader, writer = await stack.enter_async_context(calling(self.at))
             return Call(int(await reader.readexactly(1)), reader, writer)
 
@@ -136,7 +134,7 @@ async def test_a_stream_goes_to_who_carries_least(world: World) -> None:
         for call in calls:
             if call.taker == 1:
                 call.writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(world.relay.seen("stream ended", since=mark)) < 3:
                 await world.relay.event("stream ended", since=world.relay.mark())
         more = await shop.calls(stack, 3)

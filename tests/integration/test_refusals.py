@@ -26,34 +26,29 @@ from tests.integration.world import (
     World,
     write_pki,
 )
+from tests.support.patience import PATIENCE
 from tests.support.processes import Output, Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PROMPT = 2.0
-"""Seconds within which a person is told."""
-
 REFUSED, UNREACHABLE = 4, 5
 """Exit codes of ``outrelay-cli``."""
 
-START = 4.0
-"""Seconds for a program to start and be told, on a machine busy with other things."""
-
 
 async def refused(address: Address) -> None:
-    """Call; fail unless the connection ends in time without a byte."""
+    """Call; fail unless the connection ends without a byte."""
     with suppress(ConnectionResetError):  # which may be there before the connect is looked at
-        async with asyncio.timeout(PROMPT), calling(address) as (reader, writer):
+        async with asyncio.timeout(PATIENCE), calling(address) as (reader, writer):
             writer.write(b"a request")
             assert await reader.read() == b""
 
 
 @asynccontextmanager
 async def told(program: Program, event: str, **fields: object) -> AsyncIterator[None]:
-    """Fail unless the log says so in time for what the body did."""
+    """Fail unless the log tells of what the body did."""
     mark = program.mark()
     yield
-    line = await program.event(event, since=mark, timeout=PROMPT, **fields)
+    line = await program.event(event, since=mark, timeout=PATIENCE, **fields)
     assert line["reason"]
     assert line["level"] in {"warning", "error"}
 
@@ -76,7 +71,7 @@ async def test_a_call_that_cannot_be_made(world: World, service: str, code: int)
 async def test_a_closed_backend_is_told_of_at_the_provider(world: World) -> None:
     mark = world.provider.mark()
     await refused(world.at[DEAD])
-    line = await world.provider.event("backend failed", since=mark, timeout=PROMPT)
+    line = await world.provider.event("backend failed", since=mark)
     assert "Connection refused" in str(line["reason"])
 
 
@@ -92,7 +87,7 @@ async def test_a_rule_decides_at_once(world: World) -> None:
 
 async def _soon(world: World, *, allowed: bool) -> None:
     """Call until a rule that was just changed has reached the relay."""
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(PATIENCE):
         while await _is_allowed(world.at[SECRET]) is not allowed:
             pass
 
@@ -112,7 +107,7 @@ CONSUME = f"--consume={APP}@{ANY_PORT}"
 
 async def fails(program: Program, *words: str) -> None:
     """Fail unless the program ends in time, its last line saying all these words."""
-    assert await program.ended(timeout=START) in {1, 78}
+    assert await program.ended() in {1, 78}
     for word in words:
         assert word in program.lines[-1], program.tail()
     assert not program.seen("ready")
@@ -152,7 +147,7 @@ LIST = ("policy", "list", "--tenant", TENANT)
 
 
 async def test_an_agents_certificate_used_at_the_controller(world: World) -> None:
-    async with asyncio.timeout(START):
+    async with asyncio.timeout(PATIENCE):
         done = await world.cli(*LIST, holder="agent-a")
     assert done.code == REFUSED
     assert "agent" in one_line(done)
@@ -160,7 +155,7 @@ async def test_an_agents_certificate_used_at_the_controller(world: World) -> Non
 
 async def test_an_operator_of_another_ca_at_the_controller(world: World, tmp_path: Path) -> None:
     write_pki(tmp_path)
-    async with asyncio.timeout(START):
+    async with asyncio.timeout(PATIENCE):
         done = await world.cli(*LIST, pki=tmp_path)
     assert done.code in {REFUSED, UNREACHABLE}
     assert await world.controller_address() in one_line(done)

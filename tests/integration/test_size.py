@@ -22,6 +22,7 @@ from outrelay.lib.identity.certs import load_credentials
 from outrelay.lib.values import Address
 from tests.integration.peers import Backend, answer_to, calling, echo
 from tests.integration.world import ANY_PORT, APP, SECRET, TENANT, World, write_pki
+from tests.support.patience import PATIENCE
 from tests.support.processes import Programs
 
 if TYPE_CHECKING:  # it is of the stubs only
@@ -54,12 +55,14 @@ def rule(tenant: str, target: str, **more: str) -> policy_pb2.PolicyRule:
 
 async def replace(policy: PolicyAsyncStub, tenant: str, rules: list[policy_pb2.PolicyRule]) -> None:
     """Let a tenant have exactly these rules."""
-    listed = await policy.ListPolicies(policy_pb2.ListPoliciesRequest(tenant=tenant), timeout=30)
+    listed = await policy.ListPolicies(
+        policy_pb2.ListPoliciesRequest(tenant=tenant), timeout=PATIENCE
+    )
     await policy.ReplacePolicies(
         policy_pb2.ReplacePoliciesRequest(
             tenant=tenant, rules=rules, expected_revision=listed.revision
         ),
-        timeout=30,
+        timeout=PATIENCE,
     )
 
 
@@ -81,7 +84,7 @@ async def fill(channel: grpc.aio.Channel, services: int, rules: int) -> None:
                     agent_uri=f"outrelay://{tenant}/agent/{uuid.UUID(int=number)}",
                     relay_id="far",
                 ),
-                timeout=30,
+                timeout=PATIENCE,
             )
 
     await asyncio.gather(*map(register, range(services)))
@@ -110,12 +113,12 @@ async def test_a_relay_knows_all_there_is_when_it_has_started(
         async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
             await fill(channel, services, rules)
             await world.start_relay()
-            await world.relay.event("policy loaded", rules=rules, timeout=5)
-            await world.relay.event("directory loaded", providers=services, timeout=5)
+            await world.relay.event("policy loaded", rules=rules)
+            await world.relay.event("directory loaded", providers=services)
 
             await world.start_provider()  # a change that it hears, and makes
             await PolicyStub(channel).AddPolicy(
-                policy_pb2.AddPolicyRequest(rule=rule(TENANT, APP)), timeout=10
+                policy_pb2.AddPolicyRequest(rule=rule(TENANT, APP)), timeout=PATIENCE
             )
             await world.relay.event("agent connected")
             await world.start_consumer()
@@ -165,7 +168,7 @@ async def test_a_relay_that_falls_behind_lists_again_and_misses_nothing(
                 rules=[*listed.rules, *sets[number % 2]],
                 expected_revision=revision,
             )
-            revision = (await policy.ReplacePolicies(request, timeout=10)).revision
+            revision = (await policy.ReplacePolicies(request, timeout=PATIENCE)).revision
         world.relay.send_signal(signal.SIGCONT)
 
         cut = await world.relay.event("controller is away", since=mark, follows="policy")

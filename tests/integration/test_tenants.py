@@ -27,6 +27,7 @@ from outrelay.lib.values import Address, address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import Backend, Handler, answer_to, echo
 from tests.integration.world import ALLOWED, ANY_PORT, APP, SECRET, TENANT, World, outrelay_world
+from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, AgentPeer, accept, read_all, rejection
 from tests.support.pki import agent_identity
 from tests.support.processes import Output, Program
@@ -117,7 +118,7 @@ async def test_a_rule_speaks_of_its_own_tenant(neighbours: Neighbours) -> None:
     world = neighbours.world
     rule = await world.allow(SECRET)
     async with both_serving(neighbours):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while await _answer(world.at[SECRET]) != TENANT.encode():
                 pass
         assert await _answer(neighbours.secret) == b""

@@ -17,14 +17,12 @@ from contextlib import suppress
 from outrelay.lib.values import Address
 from tests.integration.peers import abort, answer_to, calling, echo, ping
 from tests.integration.world import APP, DEAD, GHOST, SECRET
+from tests.support.patience import PATIENCE
 
 ECHO, LEAVE_FIRST, ABORT = b"e", b"l", b"a"
 
 AT_A_TIME = 24
 """Applications."""
-
-PATIENCE = 30.0
-"""Seconds one application may take, on a busy machine."""
 
 At = Mapping[str, Address]
 """Where the consumer listens, by service."""

@@ -30,11 +30,13 @@ from typing import Self
 
 import psutil
 
+from tests.support.patience import PATIENCE
+
 Fields = Mapping[str, object]
 
 LOG_ARGS = ("--log-format", "json")
 LINE_MAX = 1 << 20
-STOP_TIMEOUT = 15.0
+STOP_TIMEOUT = PATIENCE
 """Seconds a program has to stop when the test is over."""
 
 TAIL = 30
@@ -99,7 +101,7 @@ class Program:
         return self._matching(event, since, fields)
 
     async def event(
-        self, event: str, *, since: int = 0, timeout: float = 10.0, **fields: object
+        self, event: str, *, since: int = 0, timeout: float = PATIENCE, **fields: object
     ) -> Fields:
         """The first log line with this event and these fields, as soon as there is one.
 
@@ -116,7 +118,7 @@ class Program:
 
     async def listening(self, **fields: object) -> tuple[str, int]:
         """Host and port of the first listener it announces with these fields."""
-        line = await self._wait_for("listening", 0, 10.0, fields)
+        line = await self._wait_for("listening", 0, PATIENCE, fields)
         host, _, port = str(line["address"]).rpartition(":")
         return host.strip("[]"), int(port)
 
@@ -125,7 +127,7 @@ class Program:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    async def ended(self, *, timeout: float = 10.0) -> int:
+    async def ended(self, *, timeout: float = PATIENCE) -> int:
         """Its exit code, once it has ended by itself; negative: the signal that killed it.
 
         Raises:
@@ -139,7 +141,9 @@ class Program:
                 f"{self.name} still runs after {timeout:g} s\n{self.tail()}"
             ) from None
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout: float = 15.0) -> int:
+    async def stop(
+        self, number: signal.Signals = signal.SIGTERM, *, timeout: float = PATIENCE
+    ) -> int:
         """Ask it to stop; its exit code.
 
         Raises:
@@ -269,7 +273,7 @@ async def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: bytes = b"",
-    timeout: float = 20.0,
+    timeout: float = PATIENCE,
     within: Sequence[str] = (),
 ) -> Output:
     """Run a program to its end.

@@ -29,7 +29,7 @@ from tests.agent.place import Agent, Place
 from tests.agent.tcp import Backend, Tcp
 from tests.support.events import Events, events
 from tests.support.relay_peer import Link
-from tests.support.turns import everybody_waits
+from tests.support.turns import everybody_waits, now
 
 T = TypeVar("T")
 
@@ -51,14 +51,6 @@ HARMLESS = (
 )
 HARMFUL = (b"\xff" * 20, b"\x20\x01\xff\xff\xff\xff\xff\xff", b"\x21\x52\0\0\0\0\0\x01\xff")
 OPENINGS = (b"\xff" * 9, encode(FrameType.PING, Empty()), REJECT, b"\x20\x11\0\0\0\0\0\x09half")
-
-
-async def now(work: Awaitable[T]) -> T | None:
-    """What ``work`` gives at once, None if it has to wait."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0):
-            return await work
-    return None
 
 
 @dataclass(eq=False)

@@ -27,8 +27,9 @@ LOOPBACK = ("127.0.0.1", 0)
 AGENT = Identity.parse("outrelay://acme/agent/0f8fad5b-d9cb-469f-a165-70867728950e")
 RELAY = Identity.parse("outrelay://local/relay/r1")
 PKI = TestPki()
-IDLE_TIMEOUT = 2.0
-"""Short, so that a lost path need not be waited for."""
+IDLE_TIMEOUT = 10.0
+BRIEF = 2.0
+"""The idle timeout where a path will be lost, so that its end need not be waited for."""
 ANYBODY = frozenset({Role.AGENT, Role.RELAY})
 
 
@@ -125,6 +126,7 @@ class QuicHarness:
     max_streams = STREAMS
 
     def __init__(self) -> None:
+        self._idle_timeout = IDLE_TIMEOUT
         self._stack = AsyncExitStack()
 
     async def listen(self, *, accept_roles: frozenset[Role] = ANYBODY) -> QuicEndpoint:
@@ -137,6 +139,7 @@ class QuicHarness:
         return await join(await self.listen(), await self.dialer())
 
     async def connect_severable(self) -> tuple[Pair, Callable[[], None]]:
+        self._idle_timeout = BRIEF
         pair, proxy = await self.connect_through(Impairment())
 
         def sever() -> None:
@@ -158,7 +161,7 @@ class QuicHarness:
             credentials=PKI.issue(identity),
             trust=PKI.trust,
             accept_roles=accept_roles,
-            idle_timeout=IDLE_TIMEOUT,
+            idle_timeout=self._idle_timeout,
         )
         endpoint = await QuicEndpoint.bind(
             LOOPBACK, credentials=options.credentials, trust=options.trust, options=options
@@ -174,6 +177,7 @@ class TcpHarness:
     max_streams = table.STREAMS
 
     def __init__(self) -> None:
+        self._idle_timeout = IDLE_TIMEOUT
         self._stack = AsyncExitStack()
 
     async def listen(self, *, accept_roles: frozenset[Role] = ANYBODY) -> TcpListener:
@@ -182,13 +186,15 @@ class TcpHarness:
             credentials=PKI.issue(RELAY),
             trust=PKI.trust,
             accept_roles=accept_roles,
-            limits=ListenerLimits(idle_timeout=IDLE_TIMEOUT),
+            limits=ListenerLimits(idle_timeout=self._idle_timeout),
         )
         self._stack.push_async_callback(listener.close)
         return listener
 
     async def dialer(self) -> TcpDialer:
-        dialer = TcpDialer(credentials=PKI.issue(AGENT), trust=PKI.trust, idle_timeout=IDLE_TIMEOUT)
+        dialer = TcpDialer(
+            credentials=PKI.issue(AGENT), trust=PKI.trust, idle_timeout=self._idle_timeout
+        )
         self._stack.push_async_callback(dialer.close)
         return dialer
 
@@ -196,6 +202,7 @@ class TcpHarness:
         return await join(await self.listen(), await self.dialer())
 
     async def connect_severable(self) -> tuple[Pair, Callable[[], None]]:
+        self._idle_timeout = BRIEF
         pair, path = await self.connect_through()
         return pair, path.cut
 

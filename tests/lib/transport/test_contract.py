@@ -205,6 +205,15 @@ async def test_reset_each_way(pair: Pair, first: str) -> None:
     assert await read_all(one) == b"still open"
 
 
+async def test_our_peers_learn_codes_from_the_carrier(pair: Pair) -> None:
+    near, far = await pair.stream()
+    assert pair.near.tells_codes
+    assert pair.far.tells_codes
+    near.explain(ErrorCode.LEG_LOST)
+    far.reset(ErrorCode.DENIED)
+    assert await resetting(near.read()) is ErrorCode.DENIED
+
+
 async def test_reset_wakes_both_sides(pair: Pair) -> None:
     near, far = await pair.stream()
     async with asyncio.TaskGroup() as group:

@@ -17,6 +17,7 @@ from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.transport.carrier import Stream
 from tests.lib.transport.carriers import Harness, Pair, QuicHarness
 from tests.support.impair import Impairment
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.both_loops
 
@@ -123,7 +124,7 @@ async def mix(pair: Pair, seed: int, streams: int) -> None:
 
 async def check_credit(pair: Pair, carrier: Harness) -> None:
     """As many streams as ever can be open at once."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for _ in range(carrier.max_streams):
             await (await pair.near.open_stream()).write(b"x")
 

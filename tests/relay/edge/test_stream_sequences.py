@@ -43,7 +43,7 @@ from tests.support.peers import (
     accept,
     reject,
 )
-from tests.support.turns import everybody_waits, until
+from tests.support.turns import everybody_waits, now, until
 
 T = TypeVar("T")
 
@@ -59,14 +59,6 @@ ENDS = {ErrorCode.CANCELLED, ErrorCode.LEG_LOST, ErrorCode.PROTOCOL}
 
 NONSENSE = (b"\xff" * 20, b"\x40\x20" + bytes(6), encode(FrameType.HELLO, orp.Hello()))
 SKIPPED = (b"\x27\xfe" + bytes(6), encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()))
-
-
-async def now(work: Awaitable[T]) -> T | None:
-    """What ``work`` gives at once, None if it has to wait."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0):
-            return await work
-    return None
 
 
 @dataclass(eq=False)

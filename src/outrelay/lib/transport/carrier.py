@@ -95,6 +95,12 @@ class Stream(Protocol):
         Bytes not yet read are dropped; our reads raise ``Reset(code)``.
         """
 
+    def explain(self, code: ErrorCode) -> None:
+        """The peer has said elsewhere with which code it will end the stream.
+
+        Where the carrier brings a code, that one counts.
+        """
+
     async def wait_finished(self) -> None:
         """Return when the peer has acknowledged everything up to our ``finish``.
 
@@ -118,6 +124,10 @@ class Connection(Protocol):
     @property
     def peer_expires(self) -> float:
         """When the peer's certificate ends, seconds since the epoch."""
+
+    @property
+    def tells_codes(self) -> bool:
+        """Whether the peer learns with which codes we give streams up; else say it elsewhere."""
 
     @property
     def peer_address(self) -> Address:

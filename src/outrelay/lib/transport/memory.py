@@ -195,6 +195,7 @@ class MemoryConnection:
     """One end of a connection; made by ``MemoryDialer.dial``."""
 
     carrier = "memory"
+    tells_codes = True
     peer_end: MemoryConnection
 
     def __init__(
@@ -333,6 +334,9 @@ class MemoryStream:
         """See ``carrier.Stream``."""
         self._show()
         self._incoming.refuse(code)
+
+    def explain(self, code: ErrorCode) -> None:
+        """Nothing: an end has its code."""
 
     async def wait_finished(self) -> None:
         """See ``carrier.Stream``."""

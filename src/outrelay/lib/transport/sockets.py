@@ -10,9 +10,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from outrelay.lib.errors import ConfigError
 from outrelay.lib.transport.carrier import Address
+from outrelay.lib.values import address_text
 
 EVERYWHERE = "::"
 MAPPED = "::ffff:"
@@ -44,6 +47,21 @@ def bind(
         if error.errno not in _NO_IPV6:
             raise
         return _open(socket.AF_INET, kind, ("0.0.0.0", port), prepare)  # noqa: S104 - asked for
+
+
+@contextmanager
+def config_errors(address: Address, protocol: str) -> Iterator[None]:
+    """Raise ConfigError when ``address`` cannot be bound: the operator has to change it.
+
+    Args:
+        address: Of a listener.
+        protocol: What it listens for, "TCP" or "UDP".
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{address_text(address)} ({protocol})"
+        raise ConfigError(where, f"cannot be bound: {error.strerror}") from error
 
 
 def _open(

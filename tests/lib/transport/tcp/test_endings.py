@@ -9,7 +9,7 @@ import pytest
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.tcp.channel import Channel
-from outrelay.lib.transport.tcp.endings import STOP_GRACE, Endings
+from outrelay.lib.transport.tcp.endings import RST_DELAY, STOP_GRACE, Endings
 from outrelay.lib.transport.tcp.yamux_frames import FIN, RST, Note
 from tests.support.yamux_peer import frames_in, notes_in
 
@@ -72,9 +72,27 @@ def test_what_has_ended_of_two_is_left_out() -> None:
     assert told("reset", "stop", over="out", takes_notes=True) == received
 
 
-def test_without_notes_a_reset_ends_both() -> None:
-    assert told("reset", takes_notes=False) == ([(RST, 7)], SENT, False)
-    assert told("reset", "stop", takes_notes=False) == ([(RST, 7)], SENT, False)
+@pytest.mark.parametrize("ends", [("reset",), ("reset", "stop")])
+def test_without_notes_a_reset_ends_both_when_its_code_could_be_said(ends: list[str]) -> None:
+    endings, channel = Endings(), Channel(7)
+    for end in ends:
+        getattr(endings, end)(channel, SENT)
+    assert endings.tell(50.0, takes_notes=False) == []
+    assert endings.next_deadline() == 50.0 + RST_DELAY
+    assert endings.overdue(50.0) == []
+    (parting,) = endings.overdue(50.0 + RST_DELAY)
+    assert notes_in(list(frames_in(parting.frames))) == [(RST, 7)]
+    assert parting.reset is SENT
+    assert endings.next_deadline() == inf
+
+
+def test_without_notes_a_reset_of_what_has_ended_meanwhile_is_not_told() -> None:
+    endings, channel = Endings(), Channel(7)
+    endings.reset(channel, SENT)
+    assert endings.tell(50.0, takes_notes=False) == []
+    channel.incoming.over = channel.outgoing.over = True
+    assert endings.overdue(50.0) == []
+    assert endings.next_deadline() == inf
 
 
 def test_without_notes_a_stop_is_told_when_our_end_has_had_its_time() -> None:

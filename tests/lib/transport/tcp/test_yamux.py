@@ -8,6 +8,7 @@ from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.tcp import table, yamux
 from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, WINDOW
+from outrelay.lib.transport.tcp.endings import RST_DELAY
 from outrelay.lib.transport.tcp.pulse import HELLO
 from outrelay.lib.transport.tcp.yamux import EventKind, Session
 from outrelay.lib.transport.tcp.yamux_frames import (
@@ -570,6 +571,8 @@ def test_strays_are_bounded_by_what_was_granted() -> None:
     channel = peer.opened()
     peer.say(DATA, 0, 1, payload=bytes(1000))
     peer.session.reset(channel, ErrorCode.DENIED)
+    peer.heard()
+    peer.session.handle_timeout(RST_DELAY)
     peer.heard()
     peer.say(DATA, 0, 1, payload=bytes(WINDOW - 1000))
     assert peer.session.closed is None

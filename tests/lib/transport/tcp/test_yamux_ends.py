@@ -6,6 +6,7 @@ from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, WINDOW
+from outrelay.lib.transport.tcp.endings import RST_DELAY
 from outrelay.lib.transport.tcp.yamux import EventKind
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
@@ -217,6 +218,8 @@ def test_our_reset_ends_both_directions() -> None:
     channel = peer.opened()
     assert peer.session.read(channel, 1, 0.0) is None
     peer.session.reset(channel, ErrorCode.DENIED)
+    assert peer.heard() == []
+    peer.session.handle_timeout(RST_DELAY)
     assert peer.heard() == [Frame(UPDATE, RST, 1, 0)]
     assert peer.events() == [EventKind.FINISHED, EventKind.READABLE]
     assert code_of(lambda: peer.session.read(channel, 1, 0.0)) is ErrorCode.DENIED
@@ -229,8 +232,21 @@ def test_our_reset_leaves_a_direction_that_has_ended() -> None:
     channel = peer.opened()
     peer.say(DATA, FIN, 1, payload=b"whole")
     peer.session.reset(channel, ErrorCode.DENIED)
+    assert peer.heard() == []
+    peer.session.handle_timeout(RST_DELAY)
     assert peer.heard() == [Frame(UPDATE, RST, 1, 0)]
     assert peer.session.read(channel, 100, 0.0) == b"whole"
+
+
+def test_a_reset_of_the_peers_has_the_code_that_was_told_elsewhere() -> None:
+    peer = plain()
+    channel, other = peer.opened(1), peer.opened(3)
+    channel.told = ErrorCode.LEG_LOST
+    for number in (1, 3):
+        peer.say(UPDATE, RST, number)
+    assert code_of(lambda: peer.session.read(channel, 1, 0.0)) is ErrorCode.LEG_LOST
+    assert code_of(lambda: peer.session.write(channel, b"x")) is ErrorCode.LEG_LOST
+    assert code_of(lambda: peer.session.read(other, 1, 0.0)) is ErrorCode.CANCELLED
 
 
 def test_a_stop_waits_for_our_end_and_the_peers_grace() -> None:

@@ -8,13 +8,13 @@ that an event always finds it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError, Reset, TransportError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.transport.carrier import READ_SIZE, Address, Peer
 from outrelay.lib.transport.quic.engine import STREAMS, Engine, Event, EventKind
+from outrelay.lib.transport.waiting import Waiting, wake
 
 
 class QuicStream:
@@ -94,7 +94,7 @@ class QuicStream:
         self._finishing = True
         self._connection.engine.finish(self._connection.number, self._id)
         self._connection.flush_soon()
-        _wake(self._writer)
+        wake(self._writer)
 
     def reset(self, code: ErrorCode) -> None:
         if self._finished or self._write_error is not None:
@@ -104,6 +104,9 @@ class QuicStream:
         self._connection.flush_soon()
         self._wake_writers()
 
+    def explain(self, code: ErrorCode) -> None:
+        """Nothing: the peer's RESET_STREAM has a code."""
+
     def stop(self, code: ErrorCode) -> None:
         if self._read_error is not None or self._eof:
             return
@@ -111,7 +114,7 @@ class QuicStream:
         self._connection.engine.stop_sending(self._connection.number, self._id, code)
         self._direction_over(receiving=True)
         self._connection.flush_soon()
-        _wake(self._reader)
+        wake(self._reader)
 
     async def wait_finished(self) -> None:
         while True:
@@ -127,19 +130,19 @@ class QuicStream:
         """Take an event of the engine's for this stream."""
         match event.kind:
             case EventKind.READABLE:
-                _wake(self._reader)
+                wake(self._reader)
             case EventKind.WRITABLE:
-                _wake(self._writer)
+                wake(self._writer)
             case EventKind.RESET:
                 self._read_error = self._read_error or Reset(ErrorCode.of(event.code))
                 self._direction_over(receiving=True)
-                _wake(self._reader)
+                wake(self._reader)
             case EventKind.STOPPED:
                 self._write_error = self._write_error or Reset(ErrorCode.of(event.code))
                 self._wake_writers()
             case EventKind.FINISHED:
                 self._direction_over(receiving=False)
-                _wake(self._finish_waiter)
+                wake(self._finish_waiter)
 
     def lose(self, closed: Closed) -> None:
         """The connection is gone."""
@@ -147,12 +150,12 @@ class QuicStream:
             self._read_error = self._read_error or closed
         if not self._finished:
             self._write_error = self._write_error or closed
-        _wake(self._reader)
+        wake(self._reader)
         self._wake_writers()
 
     def _wake_writers(self) -> None:
-        _wake(self._writer)
-        _wake(self._finish_waiter)
+        wake(self._writer)
+        wake(self._finish_waiter)
 
     def _direction_over(self, *, receiving: bool) -> None:
         if receiving:
@@ -175,6 +178,7 @@ class QuicConnection:
     """
 
     carrier = "quic"
+    tells_codes = True
 
     def __init__(
         self,
@@ -192,8 +196,7 @@ class QuicConnection:
         self._peer_address = engine.address(number)
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, QuicStream] = {}
-        self._accepted: deque[QuicStream] = deque()
-        self._accept_waiter: asyncio.Future[None] | None = None
+        self._accepted = Waiting[QuicStream]("streams of this connection", STREAMS)
         self._credit_waiter: asyncio.Future[None] | None = None
         self._closed: Closed | None = None
         self._closed_waiter: asyncio.Future[None] = self.future()
@@ -239,17 +242,7 @@ class QuicConnection:
             await asyncio.shield(self._credit_waiter)
 
     async def accept_stream(self) -> QuicStream:
-        if self._accept_waiter is not None:
-            raise LocalProtocolError("another task is accepting streams of this connection")
-        while not self._accepted:
-            if self._closed is not None:
-                raise self._closed
-            self._accept_waiter = self.future()
-            try:
-                await self._accept_waiter
-            finally:
-                self._accept_waiter = None
-        return self._accepted.popleft()
+        return await self._accepted.take()
 
     def close(self, code: ErrorCode = ErrorCode.NONE, reason: str = "") -> None:
         if self._closed is None:
@@ -274,30 +267,29 @@ class QuicConnection:
                         lost=event.timed_out,
                     )
                 )
-                _wake(self._closed_waiter)
+                wake(self._closed_waiter)
             case EventKind.STREAM_OPENED:
                 self._stream_opened(event.stream)
             case EventKind.STREAMS_AVAILABLE:
-                _wake(self._credit_waiter)
+                wake(self._credit_waiter)
             case _:
                 known = self._streams.get(event.stream)
                 if known is not None:
                     known.dispatch(event)
 
     def _stream_opened(self, number: int) -> None:
-        if len(self._accepted) >= STREAMS:  # opened and given up faster than we accept
+        if self._accepted.full:  # opened and given up faster than we accept
             self.close(ErrorCode.LIMIT, "too many streams wait to be accepted")
             return
         stream = self._streams[number] = QuicStream(self, number)
-        self._accepted.append(stream)
-        _wake(self._accept_waiter)
+        self._accepted.put(stream)
 
     def forget(self, stream_id: int) -> None:
         """Both directions of the stream are over."""
         self._streams.pop(stream_id, None)
 
     def future(self) -> asyncio.Future[None]:
-        """A future that ``_wake`` completes."""
+        """A future that ``wake`` completes."""
         return self._loop.create_future()
 
     def _lose(self, closed: Closed) -> None:
@@ -307,11 +299,5 @@ class QuicConnection:
         for stream in list(self._streams.values()):
             stream.lose(closed)
         self._streams.clear()
-        self._accepted.clear()
-        _wake(self._accept_waiter)
-        _wake(self._credit_waiter)
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+        self._accepted.end(closed)
+        wake(self._credit_waiter)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Collection
 
-from outrelay.lib.errors import Closed, ConfigError, ErrorCode, LocalProtocolError, Refused
+from outrelay.lib.errors import Closed, ErrorCode, Refused
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
@@ -30,6 +30,8 @@ from outrelay.lib.transport.quic.engine import (
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.udp import UdpSocket
 from outrelay.lib.transport.refusal import OnRefused, Refusal
+from outrelay.lib.transport.sockets import config_errors
+from outrelay.lib.transport.waiting import Waiting
 
 RECEIVE_BUDGET = 192 * 1024
 """Bytes taken from the socket before the tasks they woke get their turn."""
@@ -53,8 +55,7 @@ class QuicEndpoint:
         self._connections: dict[int, QuicConnection] = {}
         self._dials: dict[int, asyncio.Future[QuicConnection]] = {}
         self._dialled: set[int] = set()
-        self._accepted: deque[QuicConnection] = deque()
-        self._acceptor: asyncio.Future[None] | None = None
+        self._accepted = Waiting[QuicConnection]("connections of this listener", BACKLOG)
         self._outgoing: deque[Transmit] = deque()
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -90,12 +91,8 @@ class QuicEndpoint:
         Raises:
             ConfigError: The address cannot be bound.
         """
-        try:
+        with config_errors(address, "UDP"):
             sock = UdpSocket(address)
-        except OSError as error:
-            raise ConfigError(
-                f"{address[0]}:{address[1]} (UDP)", f"cannot be bound: {error.strerror}"
-            ) from error
         engine = AioquicEngine(
             options
             or EngineOptions(
@@ -114,17 +111,7 @@ class QuicEndpoint:
     # Listener and Dialer
 
     async def accept(self) -> QuicConnection:
-        if self._acceptor is not None:
-            raise LocalProtocolError("another task is accepting connections of this endpoint")
-        while not self._accepted:
-            if self._closed:
-                raise Closed(reason="the listener is closed")
-            self._acceptor = self._loop.create_future()
-            try:
-                await self._acceptor
-            finally:
-                self._acceptor = None
-        return self._accepted.popleft()
+        return await self._accepted.take()
 
     async def dial(
         self, address: Address, *, roles: Collection[Role], server_name: str = "localhost"
@@ -167,9 +154,7 @@ class QuicEndpoint:
             if handle is not None:
                 handle.cancel()
         self._socket.close()
-        if self._acceptor is not None and not self._acceptor.done():
-            self._acceptor.set_result(None)
-        self._accepted.clear()
+        self._accepted.end(Closed(reason="the listener is closed"))
 
     # Datagrams
 
@@ -272,12 +257,10 @@ class QuicEndpoint:
             answer.set_result(connection)
         elif event.connection in self._dialled:
             connection.close()  # whoever dialled has gone
-        elif len(self._accepted) >= BACKLOG:
+        elif self._accepted.full:
             connection.close(ErrorCode.LIMIT, "too many connections wait")
         else:
-            self._accepted.append(connection)
-            if self._acceptor is not None and not self._acceptor.done():
-                self._acceptor.set_result(None)
+            self._accepted.put(connection)
 
     def _refused(self, event: Event) -> None:
         assert event.address is not None

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
-from outrelay.lib.errors import LocalProtocolError, RemoteProtocolError, TransportError
+from outrelay.lib.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TransportError
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 
 INITIAL_WINDOW = 256 * 1024
@@ -276,7 +276,7 @@ class Channel:
         number: yamux's id.
     """
 
-    __slots__ = ("acked", "incoming", "number", "outgoing", "owner")
+    __slots__ = ("acked", "incoming", "number", "outgoing", "owner", "told")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -284,6 +284,8 @@ class Channel:
         """Whether the peer knows of it; false from our SYN to its ACK."""
         self.incoming = Incoming()
         self.outgoing = Outgoing()
+        self.told = ErrorCode.CANCELLED
+        """What an RST of the peer's stands for."""
         self.owner: object = None
         """What the shell has for it."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from outrelay.lib.transport.tcp.link import Link
 from outrelay.lib.transport.tcp.table import STREAMS
 from outrelay.lib.transport.tcp.tls import TlsLayer
 from outrelay.lib.transport.tcp.yamux import IDLE_TIMEOUT, EventKind, Session
+from outrelay.lib.transport.waiting import Waiting, wake
 
 
 class TcpStream:
@@ -87,6 +87,9 @@ class TcpStream:
         self._connection.session.stop(self._channel, code)
         self._connection.flush_soon()
 
+    def explain(self, code: ErrorCode) -> None:
+        self._channel.told = code
+
     async def wait_finished(self) -> None:
         outgoing = self._channel.outgoing
         while not outgoing.acknowledged:
@@ -100,11 +103,11 @@ class TcpStream:
         """Take an event of the session's."""
         match kind:
             case EventKind.READABLE:
-                _wake(self._reader)
+                wake(self._reader)
             case EventKind.WRITABLE:
-                _wake(self._writer)
+                wake(self._writer)
             case EventKind.FINISHED:
-                _wake(self._finish_waiter)
+                wake(self._finish_waiter)
 
 
 class TcpConnection:
@@ -138,8 +141,7 @@ class TcpConnection:
         self._local_address = _address(sock.getsockname)
         self._on_confirmed = on_confirmed
         self._on_closed = on_closed
-        self._accepted: deque[TcpStream] = deque()
-        self._accept_waiter: asyncio.Future[None] | None = None
+        self._accepted = Waiting[TcpStream]("streams of this connection", STREAMS)
         self._credit_waiter: asyncio.Future[None] | None = None
         self._confirmed: asyncio.Future[None] = self.future()
         self._parted: asyncio.Future[None] = self.future()
@@ -160,6 +162,10 @@ class TcpConnection:
         return self._peer.expires
 
     @property
+    def tells_codes(self) -> bool:
+        return self.session.takes_notes
+
+    @property
     def peer_address(self) -> Address:
         return self._peer_address
 
@@ -176,17 +182,7 @@ class TcpConnection:
         return self._adopt(channel)
 
     async def accept_stream(self) -> TcpStream:
-        if self._accept_waiter is not None:
-            raise LocalProtocolError("another task is accepting streams of this connection")
-        while not self._accepted:
-            if self.session.closed is not None:
-                raise self.session.closed.with_traceback(None)
-            self._accept_waiter = self.future()
-            try:
-                await self._accept_waiter
-            finally:
-                self._accept_waiter = None
-        return self._accepted.popleft()
+        return await self._accepted.take()
 
     def close(self, code: ErrorCode = ErrorCode.NONE, reason: str = "") -> None:
         self.session.close(code, reason)
@@ -249,7 +245,7 @@ class TcpConnection:
         self.flush_soon()
 
     def parted(self) -> None:
-        _wake(self._parted)
+        wake(self._parted)
 
     def gone(self) -> None:
         for handle in (self._flush_handle, self._timer):
@@ -307,20 +303,19 @@ class TcpConnection:
                 assert isinstance(stream, TcpStream)
                 stream.notify(kind)
             elif kind is EventKind.AVAILABLE:
-                _wake(self._credit_waiter)
+                wake(self._credit_waiter)
             elif kind is EventKind.CONFIRMED:
-                _wake(self._confirmed)
+                wake(self._confirmed)
                 if self._on_confirmed is not None:
                     self._on_confirmed(self)
             else:
                 self._lost()
 
     def _stream_opened(self, channel: Channel) -> None:
-        if len(self._accepted) >= STREAMS:  # opened and given up faster than we accept
+        if self._accepted.full:  # opened and given up faster than we accept
             self.close(ErrorCode.LIMIT, "too many streams wait to be accepted")
             return
-        self._accepted.append(self._adopt(channel))
-        _wake(self._accept_waiter)
+        self._accepted.put(self._adopt(channel))
 
     def _adopt(self, channel: Channel) -> TcpStream:
         stream = TcpStream(self, channel)
@@ -328,9 +323,10 @@ class TcpConnection:
         return stream
 
     def _lost(self) -> None:
-        self._accepted.clear()
-        for waiter in (self._confirmed, self._accept_waiter, self._credit_waiter):
-            _wake(waiter)
+        assert self.session.closed is not None
+        self._accepted.end(self.session.closed)
+        for waiter in (self._confirmed, self._credit_waiter):
+            wake(waiter)
 
 
 def _address(name: Callable[[], Any]) -> Address:
@@ -338,8 +334,3 @@ def _address(name: Callable[[], Any]) -> Address:
         return unmapped(name())
     except OSError:  # the peer is gone already; reading tells
         return "", 0
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)

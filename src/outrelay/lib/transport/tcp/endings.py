@@ -1,9 +1,10 @@
 """Directions of channels that we have given up, and how the peer is told.
 
 A peer that *takes notes* is told of each direction with its code (yamux_frames.py). For
-others there is RST, which ends both directions at once: our ``reset`` becomes one. Our
-``stop`` must not, while our own direction may go on: no credit is given any more, and the RST
-follows some time after our end, when the peer has read what came before it.
+others there is RST, which ends both directions at once: our ``reset`` becomes one, a moment
+later, for its code may be said on ORP's control stream before. Our ``stop`` must not, while our
+own direction may go on: no credit is given any more, and the RST follows some time after our
+end, when the peer has read what came before it.
 
 Source: protocol.md section 9; docs/decisions 0004.
 """
@@ -20,6 +21,9 @@ from outrelay.lib.transport.tcp.yamux_frames import FIN, RST, UPDATE, Note, head
 
 STOP_GRACE = 2.0
 """Seconds between our end of a stream and the RST for a peer that goes on sending."""
+
+RST_DELAY = 0.01
+"""Seconds in which a reset's code can be said before the RST."""
 
 _BOTH = (orp.BOTH,)
 _EACH = (orp.SENT, orp.RECEIVED)
@@ -46,6 +50,7 @@ class Endings:
         self._resets: dict[Channel, ErrorCode] = {}
         self._stops: dict[Channel, ErrorCode] = {}
         self._lingering: dict[Channel, float] = {}
+        self._delayed: dict[Channel, tuple[float, ErrorCode]] = {}
 
     @property
     def is_due(self) -> bool:
@@ -65,6 +70,7 @@ class Endings:
         self._resets.clear()
         self._stops.clear()
         self._lingering.clear()
+        self._delayed.clear()
 
     def tell(self, now: float, *, takes_notes: bool) -> list[Parting]:
         """What to tell the peer; directions that have ended meanwhile are left out."""
@@ -75,7 +81,7 @@ class Endings:
             if takes_notes:
                 partings.append(_noted(channel, reset, stop))
             elif reset is not None:
-                partings.append(_reset(channel, reset))
+                self._delayed.setdefault(channel, (now + RST_DELAY, reset))
             elif stop is not None:
                 self._lingering[channel] = now + STOP_GRACE
         self._resets.clear()
@@ -84,11 +90,17 @@ class Endings:
 
     def next_deadline(self) -> float:
         """When to call ``overdue``."""
-        return min(self._lingering.values(), default=inf)
+        times = (*self._lingering.values(), *(at for at, _ in self._delayed.values()))
+        return min(times, default=inf)
 
     def overdue(self, now: float) -> list[Parting]:
-        """What to tell peers without notes that are still sending what we do not read."""
+        """What to tell peers without notes now: resets, and stops that they do not heed."""
         partings = []
+        for channel, (at, code) in list(self._delayed.items()):
+            if channel.over or now >= at:
+                del self._delayed[channel]
+            if not channel.over and now >= at:
+                partings.append(_reset(channel, code))
         for channel, until in list(self._lingering.items()):
             if channel.incoming.over:
                 del self._lingering[channel]

@@ -17,12 +17,11 @@ import asyncio
 import errno
 import socket
 import struct
-from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from outrelay.lib.errors import Closed, ConfigError, ErrorCode, LocalProtocolError
+from outrelay.lib.errors import Closed, ErrorCode
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.observe.logs import get_logger
@@ -30,12 +29,13 @@ from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.transport.budgets import Budgets, source_of
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.refusal import Cause, OnRefused, Refusal
-from outrelay.lib.transport.sockets import bind, unmapped
+from outrelay.lib.transport.sockets import bind, config_errors, unmapped
 from outrelay.lib.transport.tcp.connection import TcpConnection
 from outrelay.lib.transport.tcp.connections import Connections
 from outrelay.lib.transport.tcp.opening import Opening
 from outrelay.lib.transport.tcp.sockets import prepare
 from outrelay.lib.transport.tcp.tls import HandshakeFailed, TlsContext
+from outrelay.lib.transport.waiting import Waiting
 
 log = get_logger(__name__)
 
@@ -109,8 +109,7 @@ class TcpListener:
         self._openings: dict[Opening, _Stranger] = {}
         self._unconfirmed: dict[TcpConnection, _Stranger] = {}
         self._connections = Connections()
-        self._accepted: deque[TcpConnection] = deque()
-        self._acceptor: asyncio.Future[None] | None = None
+        self._accepted = Waiting[TcpConnection]("connections of this listener", BACKLOG)
         self._rest: asyncio.TimerHandle | None = None
         self._closed = False
         self.address: Address = unmapped(sock.getsockname())
@@ -143,28 +142,14 @@ class TcpListener:
             ConfigError: The address cannot be bound, or our certificate not be used.
         """
         context = TlsContext(credentials=credentials, trust=trust, server=True, alpn=alpn)
-        try:
+        with config_errors(address, "TCP"):
             sock = bind(address, socket.SOCK_STREAM, _reuse)
             sock.listen(BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"{address[0]}:{address[1]} (TCP)", f"cannot be bound: {error.strerror}"
-            ) from error
         roles = frozenset(accept_roles)
         return cls(sock, context, roles, limits or ListenerLimits(), on_refused)
 
     async def accept(self) -> TcpConnection:
-        if self._acceptor is not None:
-            raise LocalProtocolError("another task is accepting connections of this listener")
-        while not self._accepted:
-            if self._closed:
-                raise Closed(reason="the listener is closed")
-            self._acceptor = self._loop.create_future()
-            try:
-                await self._acceptor
-            finally:
-                self._acceptor = None
-        return self._accepted.popleft()
+        return await self._accepted.take()
 
     async def close(self) -> None:
         if self._closed:
@@ -176,8 +161,7 @@ class TcpListener:
             opening.close()
             self._known(stranger)
         self._openings.clear()
-        self._accepted.clear()
-        self._wake()
+        self._accepted.end(Closed(reason="the listener is closed"))
         await self._connections.close()
 
     # Accepting
@@ -270,11 +254,10 @@ class TcpListener:
     def _confirmed(self, connection: TcpConnection) -> None:
         """The peer is who it should be, and takes us for who we are."""
         self._known(self._unconfirmed.pop(connection))
-        if len(self._accepted) >= BACKLOG:
+        if self._accepted.full:
             connection.close(ErrorCode.LIMIT, "too many connections wait")
-            return
-        self._accepted.append(connection)
-        self._wake()
+        else:
+            self._accepted.put(connection)
 
     def _gone(self, connection: TcpConnection, closed: Closed) -> None:
         """A connection's socket is closed."""
@@ -296,10 +279,6 @@ class TcpListener:
         self._budgets.give_back(stranger.source)
         if self._rest is None:
             self._resume()
-
-    def _wake(self) -> None:
-        if self._acceptor is not None and not self._acceptor.done():
-            self._acceptor.set_result(None)
 
     def _refuse(self, cause: Cause, address: Address, reason: str = "") -> None:
         if self._on_refused is not None:

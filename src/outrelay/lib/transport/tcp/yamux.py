@@ -154,6 +154,11 @@ class Session:
         return self._pulse.due
 
     @property
+    def takes_notes(self) -> bool:
+        """Whether the peer learns the codes with which we give streams up."""
+        return self._takes_notes
+
+    @property
     def rtt(self) -> float:
         """The smallest round trip seen, seconds; 0 before the first."""
         return self._pulse.rtt
@@ -465,7 +470,7 @@ class Session:
 
     def _ended(self, channel: Channel, flags: int) -> None:
         if flags & RST:
-            self._given_up(channel, ErrorCode.CANCELLED, orp.BOTH, by_reset=True)
+            self._given_up(channel, channel.told, orp.BOTH, by_reset=True)
         elif not channel.incoming.over:
             channel.incoming.over = True
             self._wake_reader(channel)
