@@ -265,8 +265,13 @@ async def test_an_end_that_is_lost_is_told_again(seen: Events) -> None:
             backend.end()
             assert await app.read_all() == b""
             await asyncio.sleep(1)  # of virtual time
-            await meet.relay.cut(PROVIDER)
+            (splice,) = meet.relay.splices.values()
+            splice.up.sink.stream.finish = lambda: None  # type: ignore[method-assign]
+            meet.relay.deaf = True
             app.end()
+            await asyncio.sleep(0.2)
+            meet.relay.deaf = False
+            await meet.relay.cut(PROVIDER)
             assert await backend.read_all() == b""
         await seen.wait("stream ended", count=2, reason="finished")
 
