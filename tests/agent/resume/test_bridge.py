@@ -127,6 +127,7 @@ async def test_two_ends_in_the_same_moment_cost_no_byte(seen: Events) -> None:
     async with meeting(seen) as meet:
         app, backend = await meet.stream()
         await seen.wait("stream opened", count=2)
+        await everybody_waits()  # until each has heard of the other
         with app, backend:
             for each in (app, backend):
                 await each.send(bytes(100_000))

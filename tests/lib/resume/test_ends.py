@@ -73,6 +73,10 @@ def test_a_peer_without_checkpoints_is_not_waited_for(side: Side) -> None:
     side.state.peer_final = 3
     side.state.finish(0.0)
     assert side.ends.finishes_at_once
+    side.ends.fin_sent = side.ends.fin_read = True
+    assert side.phase() is Phase.SPENT
+    side.ends.delivered = True
+    assert side.phase() is Phase.OVER
 
 
 @pytest.mark.parametrize("is_consumer", [True, False])

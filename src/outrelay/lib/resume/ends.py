@@ -108,8 +108,11 @@ class Ends:
     @property
     def phase(self) -> Phase:
         """Where the stream is."""
+        is_spent = self.fin_sent and self.fin_read
+        if is_spent and self.delivered and not self._state.is_answered:
+            return Phase.OVER  # it acknowledges nothing, ever
         if not self.is_done:
-            return Phase.SPENT if self.fin_sent and self.fin_read else Phase.LIVE
+            return Phase.SPENT if is_spent else Phase.LIVE
         if not self.fin_sent:
             return Phase.DONE
         return Phase.OVER if self.fin_read and self.answered else Phase.LINGERING
