@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -156,3 +157,51 @@ async def test_a_transfer_survives_a_socket_that_blocks_now_and_then(
     monkeypatch.setattr(dialer._socket, "send", blocking_every_third)
     await round_trips(await pair.stream(), count=50)
     assert turn[0] > 50
+
+
+# --- whoever is said to be gone ----------------------------------------------------------
+
+
+def kill(listener: QuicEndpoint) -> None:
+    """As a process that is killed: its socket is gone, and no word of it."""
+    listener._loop.remove_reader(listener._socket.fileno())
+    listener._socket.close()
+    listener._closed = True
+
+
+async def test_a_dial_to_where_nobody_listens_is_refused_at_once(ends: Ends) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(LOOPBACK)
+        address = nobody.getsockname()
+    dialer = await ends.bind(PKI.agent())
+    with pytest.raises(Refused, match="nobody listens there") as refusal:
+        await dialer.dial(address, roles={Role.RELAY})
+    assert not refusal.value.final
+    assert not dialer._dials
+
+
+async def test_a_peer_that_was_killed_is_missed_at_the_next_packet(ends: Ends) -> None:
+    pair = await ends.pair()
+    near, _ = await pair.stream()
+    kill(ends.made[0])
+    await near.write(b"anybody there?")
+    closed = await pair.near.wait_closed()
+    assert closed.lost
+    assert closed.reason == "nobody listens there any more"
+    with pytest.raises(Closed, match="nobody listens"):
+        await near.read()
+    await round_trips(await (await join(await ends.bind(), ends.made[1])).stream())
+
+
+async def test_a_forged_word_that_nobody_is_there_changes_nothing(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    pair = await join(listener, dialer)
+    dialer._unheard(listener.address)
+    dialer._flush_soon()
+    assert listener.address in dialer._doubts
+    await round_trips(await pair.stream())
+    assert not dialer._doubts
+    listener._unheard(dialer.address)  # whoever only listens asks nobody
+    assert not listener._doubts

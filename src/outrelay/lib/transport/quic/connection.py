@@ -250,6 +250,13 @@ class QuicConnection:
             self._lose(Closed(code, reason))
             self.flush_soon()
 
+    def give_up(self, reason: str) -> None:
+        """The peer is gone, without a word."""
+        if self._closed is None:
+            self.engine.close(self.number, ErrorCode.NONE, "")
+            self._lose(Closed(reason=reason, lost=True))
+            self.flush_soon()
+
     async def wait_closed(self) -> Closed:
         await asyncio.shield(self._closed_waiter)
         assert self._closed is not None

@@ -5,7 +5,9 @@ and then sends once per connection: acknowledgements, credit and data leave toge
 the only place of the carrier with a socket, a clock and timers.
 
 Words: a *flush* asks the engine for packets and sends them; a *tick* once a second keeps
-dialled connections alive and ends those whose peer's certificate has ended.
+dialled connections alive and ends those whose peer's certificate has ended. Whom we have dialled
+is in *doubt* when ICMP says that nobody takes our datagrams: anybody can forge that, so it is
+asked, and given up when it does not answer.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ PING_IDLE = 3
 """Ticks between keep-alives of a dialled connection without streams; with some: every one."""
 
 
+DOUBT = 0.4
+"""Seconds that whoever is in doubt has to answer."""
+
+
 class QuicEndpoint:
     """Listener and Dialer of the carrier port on one socket; make it with ``bind``."""
 
@@ -62,6 +68,7 @@ class QuicEndpoint:
         self._timer_at = 0.0
         self._ticks = 0
         self._ticker: asyncio.TimerHandle | None = None
+        self._doubts: dict[Address, asyncio.TimerHandle] = {}
         self._closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -118,6 +125,7 @@ class QuicEndpoint:
     ) -> QuicConnection:
         if self._closed:
             raise Refused(f"{address[0]}:{address[1]}", "the endpoint is closed")
+        self._socket.watch_refusals()
         number = self._engine.connect(
             address, roles=roles, server_name=server_name, now=self._loop.time()
         )
@@ -150,7 +158,7 @@ class QuicEndpoint:
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
-        for handle in (self._flush_handle, self._timer, self._ticker):
+        for handle in (self._flush_handle, self._timer, self._ticker, *self._doubts.values()):
             if handle is not None:
                 handle.cancel()
         self._socket.close()
@@ -160,10 +168,42 @@ class QuicEndpoint:
 
     def _readable(self) -> None:
         now = self._loop.time()
+        nothing = True
         for data, segment_size, sender in self._socket.receive(RECEIVE_BUDGET):
+            nothing = False
+            if self._doubts and sender in self._doubts:
+                self._doubts.pop(sender).cancel()
             self._engine.receive(data, segment_size, sender, now)
+        if nothing:  # an error woke us
+            for address in self._socket.refusals():
+                self._unheard(address)
         self._dispatch()
         self._flush_soon()
+
+    def _unheard(self, address: Address) -> None:
+        """Nobody takes our datagrams there, it is said."""
+        for number, answer in self._dials.items():
+            if not answer.done() and self._engine.address(number) == address:
+                host, port = address
+                answer.set_exception(Refused(f"{host}:{port}", "nobody listens there"))
+                self._engine.close(number, ErrorCode.NONE, "")
+        dialled = self._dialled_at(address)
+        if dialled and address not in self._doubts:
+            self._doubts[address] = self._loop.call_later(DOUBT, self._give_up, address)
+            for connection in dialled:
+                self._engine.ping(connection.number)
+
+    def _give_up(self, address: Address) -> None:
+        del self._doubts[address]
+        for connection in self._dialled_at(address):
+            connection.give_up("nobody listens there any more")
+
+    def _dialled_at(self, address: Address) -> list[QuicConnection]:
+        return [
+            each
+            for each in self._connections.values()
+            if each.number in self._dialled and each.peer_address == address
+        ]
 
     def _flush_soon(self) -> None:
         if self._flush_handle is None and not self._closed:

@@ -2,7 +2,7 @@
 
 Where the kernel lacks either, one datagram a system call does the same.
 
-Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER).
+Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER, IP_RECVERR).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.engine import Transmit
@@ -27,6 +28,11 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _NO_SEGMENTS = (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 _TOO_LARGE = (errno.EMSGSIZE, errno.EINVAL)  # kernels before 6.14 say EINVAL
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_EXTENDED_ERROR = struct.Struct("=IB")  # errno and origin, the beginning of sock_extended_err
+_BY_ICMP = (2, 3)
+_GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
+_ERRORS_AT_ONCE = 64
 _COST_OF_ERROR = 4096  # of the receive budget: an error that stays must not hold up the loop
 
 
@@ -72,6 +78,22 @@ class UdpSocket:
             budget -= size
             yield self._view[:size], segment_size, unmapped(sender)
 
+    def watch_refusals(self) -> None:
+        """Have the kernel keep what hosts say of datagrams that nobody takes; idempotent."""
+        if self._is_v6:
+            try_option(self._socket, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        try_option(self._socket, socket.IPPROTO_IP, _IP_RECVERR, 1)
+
+    def refusals(self) -> set[Address]:
+        """Where datagrams went that nobody took, as ICMP has told since the last call."""
+        found: set[Address] = set()
+        with suppress(OSError):  # no more of them
+            for _ in range(_ERRORS_AT_ONCE):
+                _, ancillary, _, target = self._socket.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+                if any(_is_refusal(*each) for each in ancillary):
+                    found.add(unmapped(target))
+        return found
+
     def send(self, transmit: Transmit) -> bool:
         """Hand one batch to the kernel; False when it would block.
 
@@ -88,7 +110,7 @@ class UdpSocket:
         """True or False as ``send``; None when the kernel wants them one by one."""
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
         try:
-            self._socket.sendmsg(transmit.buffers, ancillary, 0, target)
+            self._hand_over(transmit.buffers, ancillary, target)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -103,13 +125,23 @@ class UdpSocket:
 
     def _send(self, datagram: bytes, target: Address) -> bool:
         try:
-            self._socket.sendmsg([datagram], [], 0, target)
+            self._hand_over([datagram], [], target)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             if error.errno != errno.EMSGSIZE:  # which a path size probe may bring
                 _log.debug("datagram not sent: %s", error)
         return True
+
+    def _hand_over(
+        self, buffers: Sequence[bytes], ancillary: list[tuple[int, int, bytes]], target: Address
+    ) -> None:
+        try:
+            self._socket.sendmsg(buffers, ancillary, 0, target)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            self._socket.sendmsg(buffers, ancillary, 0, target)  # it was about an earlier one
 
     def _target(self, address: Address) -> tuple[str, int]:
         host, port = address
@@ -132,6 +164,16 @@ def _enlarge(sock: socket.socket, option: int, forced: int) -> None:
     """Ask for BUFFER_SIZE; past the system's limit only with the privilege to force it."""
     if not try_option(sock, socket.SOL_SOCKET, forced, BUFFER_SIZE):
         try_option(sock, socket.SOL_SOCKET, option, BUFFER_SIZE)
+
+
+def _is_refusal(level: int, kind: int, data: bytes) -> bool:
+    if (level, kind) not in (
+        (socket.IPPROTO_IP, _IP_RECVERR),
+        (socket.IPPROTO_IPV6, _IPV6_RECVERR),
+    ):
+        return False
+    fault, origin = _EXTENDED_ERROR.unpack_from(data)
+    return fault in _GONE and origin in _BY_ICMP
 
 
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
