@@ -25,7 +25,7 @@ from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.leg import Claim, Leg, Legs
 from outrelay.agent.session.carried import Carried, Ready
 from outrelay.agent.session.session import Session
-from outrelay.agent.sockets import abort, fault
+from outrelay.agent.sockets import abort, close, fault
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
     Closed,
@@ -209,7 +209,7 @@ class AgentStream:
         try:
             with metrics.open.track_inprogress():
                 await bridge.run()
-            sock.close()
+            close(sock)
         except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
             ending = _ending(error, self.side)
             self.advance(StreamInput.RESET)
