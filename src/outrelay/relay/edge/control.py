@@ -15,7 +15,7 @@ from collections.abc import Callable
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
+from outrelay.lib.errors import ErrorCode, RejectCode, RemoteProtocolError, StreamRejected
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RegistrationMetrics
 from outrelay.lib.observe.throttle import Throttle
@@ -33,6 +33,7 @@ from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.quotas import Quota
+from outrelay.relay.splice import CONSUMER, PROVIDER
 
 log = get_logger(__name__)
 
@@ -80,6 +81,7 @@ class ControlLoop:
             FrameType.REGISTER: self._register,
             FrameType.DEREGISTER: self._deregister,
             FrameType.STREAM_CHECKPOINT: self._checkpoint,
+            FrameType.STREAM_ENDED: self._ended,
             FrameType.PING: self._pong,
             FrameType.PONG: _nothing,
         }
@@ -174,6 +176,14 @@ class ControlLoop:
     def _checkpoint(self, session: Session, message: Message) -> None:
         assert isinstance(message, orp.StreamCheckpoint)
         pass_on(self._pairs, session, message)
+
+    def _ended(self, session: Session, message: Message) -> None:
+        """On tcp an agent of another implementation says so before it resets its leg."""
+        assert isinstance(message, orp.StreamEnded)
+        pair = self._pairs.find(session.tenant, message.stream_id)
+        if pair and pair.splice and session in (pair.consumer, pair.provider):
+            side = CONSUMER if session is pair.consumer else PROVIDER
+            pair.splice.explain(side, ErrorCode.of(message.code))
 
     def _pong(self, session: Session, _message: Message) -> None:
         session.send(FrameType.PONG, Empty())

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from outrelay.lib.errors import (
     Closed,
@@ -142,6 +143,7 @@ class Opener:
         async with asyncio.timeout(self._limits.first_frame_timeout):
             request = await read_request(frames, session)
         leg.early = frames.rest()
+        leg.on_reset = partial(session.say_ended, request.call.stream_id)
         return request
 
     def _decide(self, call: Call) -> Verdict:

@@ -106,6 +106,11 @@ class Session:
             standing = self.standings[service] = Standing()
         return standing
 
+    def say_ended(self, stream_id: int, code: ErrorCode) -> None:
+        """Say with which code a stream's leg will be reset, where the carrier does not."""
+        if RESUME in self.features and not self.connection.tells_codes:
+            self.send(FrameType.STREAM_ENDED, orp.StreamEnded(stream_id=stream_id, code=code))
+
     def send(self, type: FrameType, message: Message) -> None:  # noqa: A002 - the wire's word
         """Queue a control frame."""
         self.outbox.send(type, message)
