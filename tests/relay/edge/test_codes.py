@@ -53,7 +53,7 @@ async def test_what_becomes_of_a_half_is_said(told: list[ErrorCode]) -> None:
         half = await offer(agent, CONSUMERS)
         await everybody_waits()
         relay.edge.drain(1.0)
-        await agent.expect(FrameType.GOAWAY, orp.GoAway)
+        await agent.expect(FrameType.GOAWAY, orp.Goaway)
         assert await ended(agent) == orp.StreamEnded(stream_id=7, code=ErrorCode.DRAIN)
         await assert_ended(half, ErrorCode.DRAIN)
 
