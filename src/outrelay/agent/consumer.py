@@ -157,7 +157,7 @@ class Consumer:
             Closed: The connection is gone.
             Reset: The provider's is, or the relay leaves.
         """
-        carrier = await session.open_stream()
+        carrier = carried.over(await session.open_stream())
         stream = AgentStream(
             session,
             carried,

@@ -93,7 +93,7 @@ class Provider:
             stream = AgentStream(
                 session,
                 carried,
-                carrier,
+                carried.over(carrier),
                 Side.PROVIDER,
                 stream_id=incoming.stream_id,
                 service=incoming.target_service[:LONGEST_NAME],

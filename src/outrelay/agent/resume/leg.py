@@ -168,7 +168,7 @@ class Legs:
         carried = session.stream(self.claim.stream_id)
         half: Stream | None = None
         try:
-            half = await session.open_stream()
+            half = carried.over(await session.open_stream())
             carried.on_move = partial(_drop, half, ErrorCode.LEG_LOST)  # offer it elsewhere
             await half.write(encode(FrameType.STREAM_RESUME, self.claim.resume(at)))
             reader = FrameReader(half)

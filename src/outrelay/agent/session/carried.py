@@ -14,8 +14,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-from outrelay.lib.errors import Closed, StreamRejected
+from outrelay.agent.session.spoken import SpokenStream
+from outrelay.lib.errors import Closed, ErrorCode, StreamRejected
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.transport.carrier import Stream
 
 Ready = orp.StreamReady | StreamRejected | Closed
 """What whoever waits for STREAM_READY gets."""
@@ -36,12 +38,19 @@ class Carried:
 
     Args:
         forget: Called once, when the session carries the stream no longer.
+        say: Tells the relay with which code we will reset the stream, where the carrier does not.
     """
 
-    def __init__(self, forget: Callable[[Carried], None]) -> None:
+    def __init__(
+        self,
+        forget: Callable[[Carried], None],
+        say: Callable[[ErrorCode], None] | None = None,
+    ) -> None:
         self.ready: Future[Ready] = asyncio.get_running_loop().create_future()
         """What STREAM_READY says, or how the connection ended before."""
         self._forget: Callable[[Carried], None] | None = forget
+        self._say = say
+        self._carrier: Stream | None = None
         self._holder: Holder | None = None
         self._missed: orp.StreamCheckpoint | None = None
         self._is_to_move = False
@@ -65,6 +74,11 @@ class Carried:
         if forget:
             forget(self)
 
+    def over(self, carrier: Stream) -> Stream:
+        """The stream goes over ``carrier``, which is used as what this returns."""
+        self._carrier = SpokenStream(carrier, self._say) if self._say else carrier
+        return self._carrier
+
     def attach(self, holder: Holder) -> None:
         """Tell ``holder`` from now on, and of what it has missed."""
         self._holder = holder
@@ -85,6 +99,11 @@ class Carried:
             self._holder.checkpoint(told)
         else:
             self._missed = told
+
+    def explain(self, code: ErrorCode) -> None:
+        """The relay will reset the stream with ``code``."""
+        if self._carrier:
+            self._carrier.explain(code)
 
     def move(self) -> None:
         """The connection is about to end, and another one is up."""

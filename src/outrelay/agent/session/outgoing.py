@@ -1,4 +1,4 @@
-"""What a session says on the control stream when its time has come: checkpoints and PINGs.
+"""What a session says on the control stream when its time has come: checkpoints, ends and PINGs.
 
 Words: the relay is *heard* when a frame of it comes.
 
@@ -16,7 +16,7 @@ from typing import Never
 
 from google.protobuf.empty_pb2 import Empty
 
-from outrelay.lib.errors import Closed
+from outrelay.lib.errors import Closed, ErrorCode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.frames import FrameWriter
@@ -29,7 +29,7 @@ STALLED = 1.0
 
 
 class Outgoing:
-    """Sends the newest checkpoint of each stream, and PINGs.
+    """Sends the newest checkpoint of each stream, with which code it ends, and PINGs.
 
     Args:
         writer: Of the control stream.
@@ -38,12 +38,18 @@ class Outgoing:
     def __init__(self, writer: FrameWriter) -> None:
         self._writer = writer
         self._checkpoints: dict[int, orp.StreamCheckpoint] = {}
+        self._ends: dict[int, ErrorCode] = {}
         self._ping = False
         self._something = asyncio.Event()
 
     def post(self, checkpoint: orp.StreamCheckpoint) -> None:
         """Send ``checkpoint`` soon, instead of an older one of its stream."""
         self._checkpoints[checkpoint.stream_id] = checkpoint
+        self._something.set()
+
+    def end(self, stream_id: int, code: ErrorCode) -> None:
+        """Say at once that a stream is about to be reset with ``code``."""
+        self._ends[stream_id] = code
         self._something.set()
 
     def ping(self) -> None:
@@ -64,6 +70,10 @@ class Outgoing:
             if self._ping:
                 self._ping = False
                 await self._writer.send(FrameType.PING, Empty())
+            ends, self._ends = self._ends, {}
+            for stream_id, code in ends.items():
+                ended = orp.StreamEnded(stream_id=stream_id, code=code)
+                await self._writer.send(FrameType.STREAM_ENDED, ended)
             checkpoints, self._checkpoints = self._checkpoints, {}
             for each in checkpoints.values():
                 await self._writer.send(FrameType.STREAM_CHECKPOINT, each)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future, TaskGroup
 from contextlib import suppress
+from functools import partial
 from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -169,7 +170,9 @@ class Session:
 
         An agent that uses its own service carries one id twice: both are told.
         """
-        place = Carried(lambda released: self._forget(stream_id, released))
+        is_told = self.connection.tells_codes or not self.can_resume
+        say = None if is_told else partial(self._outgoing.end, stream_id)
+        place = Carried(partial(self._forget, stream_id), say)
         self._streams.setdefault(stream_id, []).append(place)
         self._pulse.live = True
         if self._is_moved:
@@ -267,6 +270,10 @@ class Session:
                 checkpoint = message_of(frame, orp.StreamCheckpoint)
                 for each in self._streams.get(checkpoint.stream_id, ()):
                     each.checkpoint(checkpoint)
+            case FrameType.STREAM_ENDED if self.can_resume:
+                ended = message_of(frame, orp.StreamEnded)
+                for each in self._streams.get(ended.stream_id, ()):
+                    each.explain(ErrorCode.of(ended.code))
             case FrameType.GOAWAY if GOAWAY in self.features:
                 self._relay_leaves(message_of(frame, orp.Goaway))
             case FrameType.PONG:
