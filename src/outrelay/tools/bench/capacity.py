@@ -178,7 +178,6 @@ def _idle_agents(place: Place, size: Size) -> Iterator[Reading]:
     pki, where = place.directory / "pki", address_text(place.deployment.relay)
     crowd = subprocess.Popen(
         [*_CROWD, str(pki), where, str(size.agents)],
-        stderr=subprocess.DEVNULL,
         process_group=0,
     )
     try:

@@ -22,7 +22,7 @@ from outrelay.tools.bench import capacity, procfs
 from outrelay.tools.bench.capacity import Place, Reading, Size, Trial
 from outrelay.tools.bench.procfs import Usage
 from outrelay.tools.bench.routes import LOAD, Route, Tell, routes
-from outrelay.tools.bench.scenarios import OURS, Scenario, Unit
+from outrelay.tools.bench.scenarios import OURS, QUIC, Scenario, Unit
 
 _PATIENCE = 300.0
 """Seconds for one measurement."""
@@ -111,7 +111,7 @@ def run(
         others = _OthersClock([*ways.pids, echo.pid])
         place = Place(
             deployment=ways.deployment,
-            directory=directory,
+            directory=directory / QUIC,
             at=ways.services[capacity.SERVICE],
             backend=swarm,
         )
