@@ -85,6 +85,8 @@ class PairingRelay:
     ended: set[int] = field(default_factory=set)
     """Streams whose last checkpoints may still be on their way."""
     resumed: int = 0
+    names: set[str] = field(default_factory=set)
+    """What halves have said that their streams lead to."""
     loses_opens: list[ErrorCode] = field(default_factory=list)
     """Codes that the next opens are reset with."""
     cuts_before_ready: bool = False
@@ -195,6 +197,7 @@ class PairingRelay:
         theirs = await provider.connection.open_stream()
         incoming = orp.IncomingStream(
             target_service=wanted.target_service,
+            method=wanted.method,
             source_agent_uri=consumer.identity.uri,
             stream_id=wanted.stream_id,
         )
@@ -220,6 +223,7 @@ class PairingRelay:
 
     async def _pair(self, half: Half) -> None:
         stream_id = half.resume.stream_id
+        self.names.add(half.resume.target_service)
         if self.refuses:
             await half.stream.write(encode(FrameType.STREAM_REJECT, self.refuses))
             half.stream.finish()
@@ -237,7 +241,7 @@ class PairingRelay:
         if self.forgets:
             half.resume.peer_ack_position = other.resume.peer_ack_position = 0
         assert half.resume.peer_agent_uri == other.agent.identity.uri
-        assert half.resume.target_service == other.resume.target_service == SERVICE
+        assert half.resume.target_service == other.resume.target_service
         assert {half.resume.role, other.resume.role} == {orp.CONSUMER, orp.PROVIDER}
         consumer, provider = (half, other) if half.resume.role == orp.CONSUMER else (other, half)
         splice = self._splice(
@@ -296,8 +300,9 @@ async def meeting(
     *,
     features: tuple[str, ...] = RESUMES,
     host: str = HOST,
+    method: str = "",
 ) -> AsyncIterator[Meeting]:
-    """A consumer and a provider that are connected to the relay."""
+    """A consumer, which calls by ``method``, and a provider that are connected to the relay."""
     network = MemoryNetwork()
     async with TaskGroup() as group:
         relay = PairingRelay(network, group, host, features)
@@ -306,7 +311,8 @@ async def meeting(
             provider = replace(
                 options, expose=(Expose(service=SERVICE, target=(HOST, backend.port)),)
             )
-            consumer = replace(options, consume=(Consume(service=SERVICE, bind=(HOST, 0)),))
+            mapping = Consume(service=SERVICE, method=method, bind=(HOST, 0))
+            consumer = replace(options, consume=(mapping,))
             agents = [
                 group.create_task(
                     app.serve(each, identity, EXPIRES, ways(network, identity), asyncio.Event())

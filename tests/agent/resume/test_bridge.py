@@ -84,6 +84,20 @@ async def test_a_stream_goes_on_after(
         assert meet.relay.resumed
 
 
+@pytest.mark.parametrize(("method", "name"), [("", "db"), ("read", "db/read")])
+async def test_both_agents_say_what_the_stream_leads_to(
+    seen: Events, method: str, name: str
+) -> None:
+    async with meeting(seen, method=method) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            await cut_both(meet)
+            await seen.wait("stream resumed", count=2)
+            await transfer(app, backend, b"the same")
+        assert meet.relay.names == {name}
+
+
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("seed", range(20))
 async def test_bytes_are_whole_whatever_is_lost_when(seen: Events, seed: int) -> None:
