@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
@@ -169,17 +169,43 @@ def kill(listener: QuicEndpoint) -> None:
     listener._closed = True
 
 
+@pytest.mark.both_loops
 async def test_a_dial_to_where_nobody_listens_is_refused_at_once(ends: Ends) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
         nobody.bind(LOOPBACK)
         address = nobody.getsockname()
-    dialer = await ends.bind(PKI.agent())
-    with pytest.raises(Refused, match="nobody listens there") as refusal:
-        await dialer.dial(address, roles={Role.RELAY})
-    assert not refusal.value.final
-    assert not dialer._dials
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    for _ in range(3):
+        with pytest.raises(Refused, match="nobody listens there") as refusal:
+            await dialer.dial(address, roles={Role.RELAY})
+        assert not refusal.value.final
+        assert not dialer._dials
+        await round_trips(await (await join(listener, dialer)).stream())
 
 
+@pytest.mark.both_loops
+async def test_a_dial_beside_one_to_where_nobody_listens_succeeds(ends: Ends) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(LOOPBACK)
+        address = nobody.getsockname()
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    async with asyncio.TaskGroup() as group:
+        dials = dialer.dial(address, roles={Role.RELAY})
+        refused = group.create_task(resulting(dials), name="nobody")
+        pair = await join(listener, dialer)
+    assert isinstance(refused.result(), Refused)
+    await round_trips(await pair.stream())
+
+
+async def resulting(work: Awaitable[object]) -> object:
+    """What comes out of it, if only the reason why nothing does."""
+    try:
+        return await work
+    except Refused as refused:
+        return refused
+
+
+@pytest.mark.both_loops
 async def test_a_peer_that_was_killed_is_missed_at_the_next_packet(ends: Ends) -> None:
     pair = await ends.pair()
     near, _ = await pair.stream()
@@ -193,6 +219,7 @@ async def test_a_peer_that_was_killed_is_missed_at_the_next_packet(ends: Ends) -
     await round_trips(await (await join(await ends.bind(), ends.made[1])).stream())
 
 
+@pytest.mark.both_loops
 async def test_a_forged_word_that_nobody_is_there_changes_nothing(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

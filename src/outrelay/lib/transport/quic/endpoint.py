@@ -168,15 +168,16 @@ class QuicEndpoint:
 
     def _readable(self) -> None:
         now = self._loop.time()
-        nothing = True
         for data, segment_size, sender in self._socket.receive(RECEIVE_BUDGET):
-            nothing = False
             if self._doubts and sender in self._doubts:
                 self._doubts.pop(sender).cancel()
             self._engine.receive(data, segment_size, sender, now)
-        if nothing:  # an error woke us
+        if self._socket.has_errors:
             for address in self._socket.refusals():
                 self._unheard(address)
+            # libuv polls no further after an error
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), self._readable)
         self._dispatch()
         self._flush_soon()
 

@@ -52,6 +52,8 @@ class UdpSocket:
         self._is_v6 = self._socket.family == socket.AF_INET6
         self._receives_batches = try_option(self._socket, _SOL_UDP, _UDP_GRO, 1)
         self._sends_batches = True
+        self.has_errors = False
+        """Whether a call has failed since the last ``refusals``: there may be some."""
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
         host, port = self._socket.getsockname()[:2]
@@ -71,7 +73,8 @@ class UdpSocket:
                 size, ancillary, _, sender = self._socket.recvmsg_into([self._buffer], 64)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # an ICMP error an earlier send brought: the engine's timers judge
+            except OSError:  # an ICMP error an earlier send brought
+                self.has_errors = True
                 budget -= _COST_OF_ERROR
                 continue
             segment_size = _segment_size(ancillary) if ancillary else 0
@@ -86,6 +89,7 @@ class UdpSocket:
 
     def refusals(self) -> set[Address]:
         """Where datagrams went that nobody took, as ICMP has told since the last call."""
+        self.has_errors = False
         found: set[Address] = set()
         with suppress(OSError):  # no more of them
             for _ in range(_ERRORS_AT_ONCE):
@@ -141,6 +145,7 @@ class UdpSocket:
         except OSError as error:
             if error.errno not in _GONE:
                 raise
+            self.has_errors = True
             self._socket.sendmsg(buffers, ancillary, 0, target)  # it was about an earlier one
 
     def _target(self, address: Address) -> tuple[str, int]:
