@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from tests.integration.chaos.flows import Traffic
 from tests.integration.chaos.schedule import schedule
 from tests.integration.chaos.stage import SETTINGS, StuckError, stage
+from tests.integration.peers import calling
 from tests.integration.world import APP
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.soak, pytest.mark.timeout(0)]
@@ -48,7 +50,7 @@ async def _play(name: str, seed: str, count: int, directory: Path) -> list[str]:
     here = directory / name
     here.mkdir()
     async with stage(setting, here) as made:
-        traffic = Traffic(made.world.at[APP], seed, streams)
+        traffic = Traffic(partial(calling, made.world.at[APP]), seed, streams)
         wrong = []
         try:
             await made.play(faults, traffic)

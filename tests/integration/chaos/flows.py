@@ -15,11 +15,14 @@ from __future__ import annotations
 import asyncio
 import random
 from asyncio import StreamReader, StreamWriter, TaskGroup
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from outrelay.lib.values import Address
-from tests.integration.peers import abort, calling
+from tests.integration.peers import abort
+
+Call: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[StreamReader, StreamWriter]]]
 
 _CONTENT = random.Random(6).randbytes((1 << 20) - 3)
 _TWICE = _CONTENT * 2
@@ -144,13 +147,13 @@ class Traffic:
     """So many flows at a time, each followed by another one.
 
     Args:
-        at: Where applications connect.
+        call: Makes an application's connection.
         seed: Makes it another traffic.
         streams: At a time.
     """
 
-    def __init__(self, at: Address, seed: str, streams: int) -> None:
-        self._at = at
+    def __init__(self, call: Call, seed: str, streams: int) -> None:
+        self._calling = call
         self._seed = seed
         self._streams = streams
         self._over = asyncio.Event()
@@ -222,7 +225,7 @@ class Traffic:
 
     async def _call(self, flow: Flow) -> bool:
         """The application."""
-        async with calling(self._at) as (reader, writer):
+        async with self._calling() as (reader, writer):
             try:
                 writer.write(flow.number.to_bytes(4))
                 if await self._is_greeted(flow, reader):
