@@ -11,17 +11,14 @@ import pytest
 from outrelay.lib.errors import Closed, ErrorCode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.lib.transport.carrier import Stream
-from outrelay.lib.transport.frames import FrameReader
 from outrelay.lib.transport.memory import MemoryConnection
 from outrelay.lib.transport.tcp import yamux
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import TcpListener
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Agent, Place
+from tests.agent.resume import raw
 from tests.support.pki import TestPki
-from tests.support.relay_peer import PROVIDER, Link, Opened, RelayPeer, read_all, reset_code
-
-RESUMES = ("deregister/1", "resume/2")
+from tests.support.relay_peer import Link, RelayPeer, read_all, reset_code
 
 
 @asynccontextmanager
@@ -36,31 +33,13 @@ async def over_plain_tcp(
     options = replace(OPTIONS, relays=(), relays_tcp=(listener.address,), drain=0.0)
     try:
         async with place.agent(consume=[SERVICE], options=options, tcp=dialer) as agent:
-            link = await RelayPeer(listener).accept(RESUMES)
+            link = await RelayPeer(listener).accept(raw.RESUMES)
             await place.seen.wait("connected")
             assert not link.connection.tells_codes
             yield agent, link
     finally:
         await dialer.close()
         await listener.close()
-
-
-async def lasting(link: Link) -> Opened:
-    """The next stream the agent opens; its far end can resume it."""
-    opened = await link.opened()
-    ready = orp.StreamReady(
-        stream_id=opened.stream_id, peer_agent_uri=PROVIDER, peer_features=RESUMES
-    )
-    await link.send(FrameType.STREAM_READY, ready)
-    return opened
-
-
-async def offered(link: Link, stream_id: int) -> Stream:
-    """The half that the agent offers next."""
-    half = await link.connection.accept_stream()
-    resume = await FrameReader(half).expect(FrameType.STREAM_RESUME, orp.StreamResume)
-    assert resume.stream_id == stream_id
-    return half
 
 
 async def ended(link: Link) -> orp.StreamEnded:
@@ -77,14 +56,14 @@ async def test_what_the_relay_says_of_an_end_counts(
 ) -> None:
     async with over_plain_tcp(place, monkeypatch) as (agent, link):
         with await agent.app() as app:
-            opened = await lasting(link)
+            opened = await raw.opened(link)
             await place.seen.wait("stream opened")
             carrier = opened.stream
             for code in (ErrorCode.LEG_LOST, ErrorCode.DRAIN, ErrorCode.EXPIRED):
                 frame = orp.StreamEnded(stream_id=opened.stream_id, code=code)
                 await link.send(FrameType.STREAM_ENDED, frame)
                 carrier.reset(code)
-                carrier = await offered(link, opened.stream_id)
+                carrier, _ = await raw.offered(link, opened.stream_id)
             denied = orp.StreamEnded(stream_id=opened.stream_id, code=ErrorCode.DENIED)
             await link.send(FrameType.STREAM_ENDED, denied)
             carrier.reset(ErrorCode.DENIED)
@@ -97,7 +76,7 @@ async def test_what_the_relay_says_of_others_ends_is_nothing_to_this_one(
 ) -> None:
     async with over_plain_tcp(place, monkeypatch) as (agent, link):
         with await agent.app() as app:
-            opened = await lasting(link)
+            opened = await raw.opened(link)
             await place.seen.wait("stream opened")
             frame = orp.StreamEnded(stream_id=opened.stream_id ^ 1, code=ErrorCode.LEG_LOST)
             await link.send(FrameType.STREAM_ENDED, frame)
@@ -111,7 +90,7 @@ async def test_the_relay_is_told_how_the_agent_ends_a_stream(
 ) -> None:
     async with over_plain_tcp(place, monkeypatch) as (agent, link):
         with await agent.app() as app:
-            opened = await lasting(link)
+            opened = await raw.opened(link)
             await place.seen.wait("stream opened")
             agent.stop.set()
             told = await ended(link)
@@ -124,16 +103,16 @@ async def test_the_relay_is_told_how_the_agent_ends_a_stream(
 @pytest.mark.virtual_time
 async def test_a_clean_end_is_not_spoken_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryConnection, "tells_codes", False)
-    async with place.consumer(features=RESUMES) as (agent, link):
+    async with place.consumer(features=raw.RESUMES) as (agent, link):
         with await agent.app() as app:
-            opened = await lasting(link)
+            opened = await raw.opened(link)
             app.end()
             assert await read_all(opened.stream) == b""
             opened.stream.finish()
             assert await app.read_all() == b""
         await place.seen.wait("stream ended", reason="finished")
         with await agent.app() as app:
-            opened = await lasting(link)
+            opened = await raw.opened(link)
             await place.seen.wait("stream opened", count=2)
             app.reset()
             assert (await ended(link)).stream_id == opened.stream_id

@@ -130,6 +130,9 @@ class Line:
         if refused := self.unread or self.undelivered:
             if (ends.is_acknowledged or self.unread) and (ends.delivered or self.undelivered):
                 self.end(refused)
+            elif self.undelivered and ends.fin_sent and (leg := self.leg):
+                self._cancel()  # nothing of the leg itself tells any more whether it is lost
+                self._timer = self._loop.call_later(LINGER, self.lose, leg)
         elif self.leg and (step := (ends.phase, ends.fin_read)) != self._step:
             self._step = step
             self._cancel()

@@ -1,6 +1,6 @@
 """A stream's place in a session: what the control stream says about the stream goes through it.
 
-Words: a stream's *holder* is told of checkpoints and of a session that is about to end, once
+Words: a stream's *holder* is told of checkpoints and of a session that is left, once
 there is one; what comes before waits.
 
 Source: protocol.md sections 5 and 6.
@@ -30,7 +30,7 @@ class Holder(Protocol):
         """The peer's checkpoint."""
 
     def move(self) -> None:
-        """The connection is about to end, and another one is up."""
+        """The connection has ended, or another one is up in its place."""
 
 
 class Carried:
@@ -106,7 +106,7 @@ class Carried:
             self._carrier.explain(code)
 
     def move(self) -> None:
-        """The connection is about to end, and another one is up."""
+        """The connection has ended, or another one is up in its place."""
         self._is_to_move = True
         if self._holder:
             self._holder.move()

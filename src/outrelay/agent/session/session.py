@@ -198,7 +198,7 @@ class Session:
         self._news.set()
 
     def move(self) -> None:
-        """Another session is up: streams that can go on there are told to."""
+        """Streams that can go on in another session are told to."""
         self._is_moved = True
         for carried in [*self._streams.values()]:
             for each in [*carried]:
@@ -324,6 +324,7 @@ class Session:
         for carried in self._streams.values():
             for each in carried:
                 each.announce(self._ended)
+        self.move()
         self._over = True
         self._news.set()
         self._owner.over(self)
