@@ -17,7 +17,7 @@ from tests.agent.place import SERVICE, Place
 from tests.agent.resume import raw
 from tests.agent.tcp import Backend
 from tests.support.relay_peer import FEATURES, Link, read_all, read_exactly, reset_code
-from tests.support.turns import everybody_waits
+from tests.support.turns import everybody_waits, now
 from tests.support.virtual_loop import elapsed
 
 pytestmark = pytest.mark.virtual_time
@@ -117,6 +117,7 @@ async def test_an_answer_is_whole_though_the_request_is_not_read(place: Place) -
             await raw.echo(half)
             await half.write(b"answer")
             assert await app.read(6) == b"answer"
+            assert await now(half.read()) is None
             await raw.checkpoint(link, opened.stream_id, sent=6, final=6)
             assert await app.read_all() == b""
             with pytest.raises(Reset) as reset:
@@ -142,6 +143,7 @@ async def test_a_request_is_whole_though_the_answer_is_not_read(place: Place) ->
             link.connection.close()
             link = await place.relay.accept(raw.RESUMES)
             half, _ = await raw.offered(link, incoming.stream_id)
+            assert elapsed() < 1  # the connection's loss is enough
             await raw.echo(half, sent=100)
             assert await read_exactly(half, 28) == b"an answer before the request"
             with pytest.raises(Reset):
