@@ -203,7 +203,7 @@ class Traffic:
             async with TaskGroup() as group:
                 group.create_task(flow.down.send(writer, self._over))
                 group.create_task(flow.up.receive(reader))
-        except* (ConnectionError, AssertionError) as errors:
+        except* (OSError, AssertionError) as errors:  # ENOTCONN is no ConnectionError
             self._damage(flow, "backend", errors)
             await _abort(writer)
         finally:
@@ -232,7 +232,7 @@ class Traffic:
                     async with TaskGroup() as group:
                         group.create_task(flow.up.send(writer, self._over))
                         group.create_task(flow.down.receive(reader))
-            except* (ConnectionError, AssertionError) as errors:
+            except* (OSError, AssertionError) as errors:  # ENOTCONN is no ConnectionError
                 self._damage(flow, "application", errors)
                 await _abort(writer)
         if flow.heard:
