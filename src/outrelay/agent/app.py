@@ -165,5 +165,6 @@ async def serve(
             for task in accepting:
                 task.cancel()
             await uplink.deregister()
+            lasting.leave()
             await streams.drain(options.drain)
             connecting.cancel()

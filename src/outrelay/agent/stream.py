@@ -265,9 +265,7 @@ class AgentStream:
         leg = Leg(self.carrier, self.session, self.carried, held)
         if self._is_lost:
             leg.abandon(ErrorCode.LEG_LOST)
-        return LastingBridge(
-            sock, leg, watch, Legs(lasting.uplink, claim), lasting.rings, lasting.limit, counts
-        )
+        return LastingBridge(sock, leg, watch, Legs(lasting.uplink, claim), lasting, counts)
 
     def _claim(self) -> Claim:
         """What we would say of the stream after a loss."""

@@ -243,3 +243,43 @@ async def test_a_peer_that_never_comes_back_is_not_missed_at_the_end(place: Plac
             await raw.offered(link, opened.stream_id)
             await place.seen.wait("stream ended", reason="finished")
             assert elapsed() == pytest.approx(LINGER, abs=0.1)
+
+
+@pytest.mark.parametrize("has_leg", [True, False])
+async def test_an_agent_that_stops_waits_for_nothing_that_nobody_lacks(
+    place: Place, has_leg: bool
+) -> None:
+    async with place.consumer(features=raw.RESUMES) as (agent, link):
+        with await agent.app() as app:
+            opened = await raw.opened(link)
+            await raw.checkpoint(link, opened.stream_id, final=0)
+            assert await app.read_all() == b""
+            app.end()
+            assert await read_all(opened.stream) == b""
+            await raw.checkpoint(link, opened.stream_id, final=0)
+            await everybody_waits()
+            if not has_leg:
+                opened.stream.reset(ErrorCode.LEG_LOST)
+                await raw.offered(link, opened.stream_id)
+            agent.stop.set()
+            await agent.ended()
+        assert elapsed() < 1
+        assert place.seen.of("stream ended", reason="finished")
+        assert not place.seen.of("streams cut off")
+
+
+async def test_an_agent_that_stops_waits_while_its_peer_may_lack_the_end(place: Place) -> None:
+    async with place.consumer(features=raw.RESUMES) as (agent, link):
+        with await agent.app() as app:
+            opened = await raw.opened(link)
+            await raw.checkpoint(link, opened.stream_id, final=0)
+            assert await app.read_all() == b""
+            app.end()
+            assert await read_all(opened.stream) == b""
+            agent.stop.set()
+            await asyncio.sleep(2)  # of virtual time
+            assert not place.seen.of("stream ended")
+            await raw.checkpoint(link, opened.stream_id, final=0)
+            await agent.ended()
+        assert elapsed() < 3
+        assert place.seen.of("stream ended", reason="finished")

@@ -16,9 +16,9 @@ from asyncio import TaskGroup
 
 from outrelay.agent.bridge import Counts
 from outrelay.agent.resume.download import Download
+from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.leg import Leg, Legs
 from outrelay.agent.resume.line import LINGER, Line
-from outrelay.agent.resume.rings import Rings
 from outrelay.agent.resume.teller import Teller
 from outrelay.agent.resume.upload import Upload
 from outrelay.agent.watch import AbortWatch
@@ -39,8 +39,7 @@ class LastingBridge:
         leg: The first; it may be lost already.
         watch: Notices when the application aborts.
         legs: Gives the next ones.
-        rings: Hold what is not acknowledged.
-        limit: Seconds that getting another leg may take.
+        lasting: What it shares with others.
         counts: Told what happens.
     """
 
@@ -50,16 +49,16 @@ class LastingBridge:
         leg: Leg,
         watch: AbortWatch,
         legs: Legs,
-        rings: Rings,
-        limit: float,
+        lasting: Lasting,
         counts: Counts,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._leg = leg
         self._had_leg = False
         self._legs = legs
-        self._rings = rings
-        self._limit = limit
+        self._lasting = lasting
+        self._rings = rings = lasting.rings
+        self._trying: asyncio.Timeout | None = None
         self._line = line = Line(
             StreamState(rings.new(), self._loop.time()), is_consumer=legs.claim.is_consumer
         )
@@ -87,6 +86,7 @@ class LastingBridge:
             RemoteProtocolError: The peer said what no honest one says.
             OSError: The application aborted, or its socket broke.
         """
+        self._lasting.streams.add(self)
         try:
             with self._guard:
                 async with TaskGroup() as group:
@@ -100,6 +100,7 @@ class LastingBridge:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            self._lasting.streams.discard(self)
             self._line.end()
             self._teller.stop()
             self._line.state.release()
@@ -125,7 +126,7 @@ class LastingBridge:
                 return
             try:
                 self._leg, told = await self._another()
-            except (ResumeError, Reset):
+            except (ResumeError, Reset, TimeoutError):
                 if not self._line.ends.may_be_left:
                     raise
                 return
@@ -159,10 +160,26 @@ class LastingBridge:
         """
         since, stream_id = self._loop.time(), f"{self._legs.claim.stream_id:016x}"
         is_short = self._line.ends.may_be_left or not self._had_leg
-        limit = min(self._limit, LINGER) if is_short else self._limit
-        leg, told = await self._legs.another(self._line.position, limit)
+        limit = min(self._lasting.limit, LINGER) if is_short else self._lasting.limit
+        try:
+            async with asyncio.timeout(None) as self._trying:
+                self._leave_if_done()
+                leg, told = await self._legs.another(self._line.position, limit)
+        finally:
+            self._trying = None
         log.info("stream resumed", stream_id=stream_id, pause=f"{self._loop.time() - since:.3f} s")
         return leg, told
+
+    def leave(self) -> None:
+        """See ``lasting.Leaver``."""
+        self._line.leave()
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        """Try no longer for a leg that nobody needs."""
+        ends = self._line.ends
+        if self._trying and self._line.is_leaving and ends.is_done and ends.answered:
+            self._trying.reschedule(self._loop.time())
 
     # ---- what the session says -----------------------------------------------------------
 

@@ -5,7 +5,8 @@ Source: protocol.md section 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from outrelay.agent.resume.leg import Claim
 from outrelay.agent.resume.rings import Rings
@@ -17,6 +18,13 @@ from outrelay.lib.identity.uri import Identity
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 
 
+class Leaver(Protocol):
+    """A stream that may have to be left."""
+
+    def leave(self) -> None:
+        """The agent stops: wait no longer than somebody lacks something. Must not wait."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lasting:
     """What all lasting streams of an agent share.
@@ -26,12 +34,19 @@ class Lasting:
         uplink: Gives sessions.
         rings: Hold what is not acknowledged.
         limit: Seconds a stream may be without a leg.
+        streams: Those that last.
     """
 
     identity: Identity
     uplink: Uplink
     rings: Rings
     limit: float
+    streams: set[Leaver] = field(default_factory=set)
+
+    def leave(self) -> None:
+        """The agent stops."""
+        for each in [*self.streams]:
+            each.leave()
 
     def why_not(self, claim: Claim, session: Session, ready: orp.StreamReady | None) -> Why | None:
         """Why a stream does not outlive its connection; None: it does.

@@ -52,11 +52,13 @@ class Line:
         """How the peer refused our direction."""
         self.undelivered: OSError | None = None
         """How the application refused the peer's."""
+        self.is_leaving = False
+        """Whether the agent stops."""
         self.wake_upload: Callable[[], None] = _nothing
         """Called when whoever sends has to look again."""
         self._loop = asyncio.get_running_loop()
         self._attached = asyncio.Event()
-        self._step: tuple[Phase, bool] | None = None  # what was entered last
+        self._step: tuple[Phase, bool, bool] | None = None  # what was entered last
         self._timer: TimerHandle | None = None
 
     @property
@@ -133,10 +135,16 @@ class Line:
             elif self.undelivered and ends.fin_sent and (leg := self.leg):
                 self._cancel()  # nothing of the leg itself tells any more whether it is lost
                 self._timer = self._loop.call_later(LINGER, self.lose, leg)
-        elif self.leg and (step := (ends.phase, ends.fin_read)) != self._step:
+        elif self.leg and (step := (ends.phase, ends.fin_read, ends.answered)) != self._step:
             self._step = step
             self._cancel()
             self._enter(ends.phase)
+
+    def leave(self) -> None:
+        """The agent stops: wait no longer than somebody lacks something."""
+        self.is_leaving = True
+        self._step = None
+        self.settle()
 
     def end(self, failure: OutRelayError | OSError | None = None) -> None:
         """The stream is over."""
@@ -158,7 +166,9 @@ class Line:
             case Phase.LINGERING if self.ends.fin_read and (leg := self.leg):
                 self._timer = self._loop.call_later(GRACE, self.lose, leg)
             case Phase.LINGERING:
-                self._timer = self._loop.call_later(LINGER, self.end)
+                nobody_needs_us = self.is_leaving and self.ends.answered
+                delay = GRACE if nobody_needs_us else LINGER
+                self._timer = self._loop.call_later(delay, self.end)
             case Phase.OVER:
                 self.end()
 
