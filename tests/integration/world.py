@@ -48,6 +48,8 @@ CONSUMED = (APP, WEB, DEAD, GHOST, SECRET)
 ANY_PORT = "127.0.0.1:0"
 CONSUMER, PROVIDER = "agent-a", "agent-b"
 HOUR = timedelta(hours=1)
+IMPATIENT = ("--resume-deadline=2s",)
+"""Flags of agents that soon know that the far agent was killed: it might come back."""
 
 
 class Carriers(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from math import inf
 
 from outrelay.agent import hints
 from outrelay.agent.options import Consume, Limits
@@ -118,8 +119,7 @@ class Consumer:
             StreamRejected: It was refused, or no relay is connected.
             OSError: The application aborted before it was spliced.
         """
-        loop, ids = asyncio.get_running_loop(), 0
-        end = loop.time() + self._limits.ready
+        loop, ids, end = asyncio.get_running_loop(), 0, inf
         while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
@@ -128,6 +128,7 @@ class Consumer:
                     with self._watch.guard(sock):
                         stream = await self._open(session, carried, stream_id, consume)
                 except (Closed, Reset) as lost:
+                    end = min(end, loop.time() + self._limits.ready)
                     if loop.time() >= end:
                         raise StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}") from lost
                     await self._after(session, lost)
