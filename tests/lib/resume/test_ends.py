@@ -58,6 +58,21 @@ def test_the_second_end_waits_until_everything_is_done(side: Side) -> None:
     side.ends.fin_read = True
     assert side.phase() is Phase.LINGERING
     side.ends.hear()
+    assert side.phase() is Phase.LINGERING  # which may be what the peer says without our FIN
+    side.ends.passed()
+    assert side.phase() is Phase.OVER
+
+
+def test_what_is_said_before_a_leg_was_lost_answers_no_fin_of_the_next(side: Side) -> None:
+    side.told(3, final=3)
+    side.state.finish(0.0)
+    side.ends.delivered = side.ends.fin_sent = True
+    side.ends.hear()  # the peer repeats itself: our FIN has not passed
+    side.ends.lose_leg()
+    side.ends.fin_sent = side.ends.fin_read = True
+    side.ends.passed()
+    assert (side.phase(), side.ends.may_be_left) == (Phase.LINGERING, False)
+    side.ends.hear()
     assert side.phase() is Phase.OVER
 
 
@@ -109,4 +124,5 @@ def test_a_stream_is_not_left_while_somebody_lacks_something(side: Side) -> None
     side.told(3)
     assert not side.ends.may_be_left
     side.ends.hear()
+    side.ends.passed()
     assert side.ends.may_be_left

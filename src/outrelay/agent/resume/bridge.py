@@ -149,6 +149,9 @@ class LastingBridge:
         leg = self._leg
         try:
             await leg.carrier.wait_finished()
+            if leg is self._line.leg:
+                self._line.ends.passed()
+                self._line.settle()
         except (Reset, Closed) as error:
             self._line.not_written(leg, error)
         await leg.over.wait()

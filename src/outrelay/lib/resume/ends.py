@@ -48,8 +48,8 @@ class Ends:
     """
 
     __slots__ = (
-        "_is_consumer", "_is_first", "_state", "_was_spent", "answered",
-        "delivered", "fin_read", "fin_sent",
+        "_has_passed", "_is_consumer", "_is_first", "_state", "_was_heard", "_was_spent",
+        "answered", "delivered", "fin_read", "fin_sent",
     )  # fmt: skip
 
     def __init__(self, state: StreamState, *, is_consumer: bool) -> None:
@@ -57,6 +57,8 @@ class Ends:
         self._is_consumer = is_consumer
         self._is_first = True
         self._was_spent = False
+        self._has_passed = False  # our FIN, to the relay
+        self._was_heard = False  # the peer, since our FIN went out
         self.delivered = False
         """Whether our application has all of the peer's bytes, and their end."""
         self.fin_sent = False
@@ -68,12 +70,22 @@ class Ends:
 
     def hear(self) -> None:
         """A checkpoint has come: whoever reads a FIN sends one."""
-        self.answered = self.answered or (self.fin_sent and self.is_acknowledged)
+        self._was_heard = self._was_heard or (self.fin_sent and self.is_acknowledged)
+        self._judge()
+
+    def passed(self) -> None:
+        """The relay has our FIN: what the peer repeats while it cannot have come is no answer."""
+        self._has_passed = self.fin_sent
+        self._judge()
+
+    def _judge(self) -> None:
+        self.answered = self.answered or (self._has_passed and self._was_heard)
 
     def lose_leg(self) -> None:
         """The leg is gone: nothing of the next one has ended."""
         self._was_spent = self._was_spent or (self.fin_sent and self.fin_read)
         self._is_first = self.fin_sent = self.fin_read = False
+        self._has_passed = self._was_heard = False
 
     @property
     def is_acknowledged(self) -> bool:
