@@ -51,7 +51,8 @@ PYTEST := $(BIN)/python -m pytest --cov --cov-report= \
   --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 # Rooms without input and output: their tests reach every branch.
 PURE := src/outrelay/lib/orp/*,src/outrelay/lib/policy/*,src/outrelay/lib/identity/uri.py
-PURE := $(PURE),src/outrelay/relay/choice.py
+PURE := $(PURE),src/outrelay/lib/resume/*
+PURE := $(PURE),src/outrelay/relay/choice.py,src/outrelay/relay/matching.py
 PURE := $(PURE),src/outrelay/relay/audit/folding.py,src/outrelay/relay/audit/record.py
 PURE := $(PURE),src/outrelay/relay/audit/shares.py
 PURE := $(PURE),src/outrelay/lib/transport/tcp/yamux*.py
@@ -76,6 +77,14 @@ test-all: debian bench-smoke $(STAMP) ## test that and what needs root or Debian
 	@$(PYTEST)
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
+
+# SEED=n makes it another schedule, STAGE=name runs one of its worlds; both are in what it prints.
+FAULTS ?= 2000
+SEED ?= 1
+.PHONY: chaos
+chaos: $(STAMP) ## let 2 000 things fail under streams, and compare every byte; an hour
+	@$(BIN)/python -m pytest --capture=no tests/integration/test_faults.py \
+	  --faults=$(FAULTS) --seed=$(SEED) --stage=$(STAGE)
 
 # What some tests need of the system; they are skipped, and say so, where it cannot be had.
 DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy

@@ -27,6 +27,13 @@ settings.load_profile("outrelay")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the suite of faults, tests/integration/test_faults.py")
+    group.addoption("--faults", type=int, default=210, help="how many there are, in all stages")
+    group.addoption("--seed", default="1", help="makes it another schedule")
+    group.addoption("--stage", default="", help="only these of its stages, a comma list")
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config,
     item: pytest.Item,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from outrelay.agent import sockets
-from outrelay.agent.sockets import abort, listen, prepare
+from outrelay.agent.sockets import abort, close, listen, prepare
 
 HOST = "127.0.0.1"
 
@@ -29,7 +29,7 @@ class Tcp:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.sock.close()
+        close(self.sock)
 
     async def send(self, data: bytes) -> None:
         """Write all of ``data``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import select
+from collections.abc import Callable
 
 import pytest
 
-from outrelay.agent.bridge import Bridge
+from outrelay.agent.bridge import Bridge, Counts
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.identity.uri import Role
@@ -235,10 +236,8 @@ async def test_an_rst_that_the_watch_was_told_of_is_no_end_of_file() -> None:
     watch = AbortWatch()
     near, far = await two_ends()
     with Backend() as backend, await connect(backend.port) as app, await backend.accept() as ours:
-        bridge = Bridge(
-            ours.sock, near, watch, on_fin=fail, on_sent=lambda _: None, on_received=lambda _: None
-        )
-        running = asyncio.get_running_loop().create_task(bridge.run(b""))
+        bridge = Bridge(ours.sock, near, watch, b"", counts(fail))
+        running = asyncio.get_running_loop().create_task(bridge.run())
         await app.send(bytes(WINDOW + WRITE_BUFFER))
         await everybody_waits()
         await app.send(b"more")
@@ -259,16 +258,9 @@ async def test_the_watch_is_over_when_the_download_is() -> None:
     watch = AbortWatch()
     near, far = await two_ends()
     with Backend() as backend, await connect(backend.port) as app, await backend.accept() as ours:
-        bridge = Bridge(
-            ours.sock,
-            near,
-            watch,
-            on_fin=lambda: None,
-            on_sent=lambda _: None,
-            on_received=lambda _: None,
-        )
+        bridge = Bridge(ours.sock, near, watch, b"", counts(lambda: None))
         async with asyncio.TaskGroup() as group:
-            group.create_task(bridge.run(b""))
+            group.create_task(bridge.run())
             far.finish()
             assert await app.read_all() == b""
             assert not watch._guards
@@ -290,6 +282,11 @@ async def two_ends() -> tuple[Stream, Stream]:
     stream = await connection.open_stream()
     await stream.write(b"")
     return stream, await (await listener.accept()).accept_stream()
+
+
+def counts(fin: Callable[[], None]) -> Counts:
+    """Nobody counts the bytes."""
+    return Counts(fin=fin, sent=lambda _: None, received=lambda _: None)
 
 
 def fail() -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from outrelay.agent.command import main
-from outrelay.agent.options import AgentOptions, Consume, Expose
+from outrelay.agent.options import AgentOptions, Consume, Expose, Limits
 from outrelay.lib import options as lib_options
 from outrelay.lib.transport.tcp.proxy import Proxy
 from tests.support.pki import TestPki, save, save_trust
@@ -81,6 +81,8 @@ def test_every_flag(started: list[AgentOptions]) -> None:
         *("--expose-service", "mail", "--expose-target", "localhost:25"),
         *("--consume", "api@127.0.0.1:8080,api/read@[::1]:1", "--intercept", "explicit"),
         *("--drain", "1m", "--max-streams", "7"),
+        *("--resume-deadline", "5m", "--dead-after", "10s"),
+        *("--ring-max", "1MiB", "--ring-total", "1GiB"),
     )
     assert result.exit_code == 0, result.output
     (options,) = started
@@ -106,6 +108,9 @@ def test_every_flag(started: list[AgentOptions]) -> None:
         server_name="relay.example",
         drain=60.0,
         max_streams=7,
+        ring_max=1 << 20,
+        ring_total=1 << 30,
+        limits=Limits(resume=300.0, dead=10.0),
     )
 
 

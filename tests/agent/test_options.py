@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from outrelay.agent.options import (
+    AgentOptions,
     Consume,
     Expose,
     Limits,
@@ -109,3 +112,16 @@ def test_waits_are_as_long_as_the_protocol_says() -> None:
 def test_there_is_a_relay() -> None:
     with pytest.raises(ConfigError, match="--relay: names no relay"):
         replace(OPTIONS, relays=())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"),
+    [
+        (partial(replace, OPTIONS, ring_max=65_535), "--ring-max"),
+        (partial(replace, OPTIONS, ring_total=0), "--ring-total"),
+        (partial(replace, OPTIONS, limits=Limits(dead=1.9)), "--dead-after"),
+    ],
+)
+def test_what_streams_need_is_asked_for(wrong: Callable[[], AgentOptions], flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag}: is less than"):
+        wrong()

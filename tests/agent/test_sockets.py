@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from outrelay.agent import sockets
-from outrelay.agent.sockets import abort, address_of, connect, fault, listen
+from outrelay.agent.sockets import abort, address_of, close, connect, fault, listen
 from outrelay.lib.errors import Refused
 from outrelay.lib.values import Address
 from tests.agent.tcp import HOST, Backend
@@ -84,6 +84,19 @@ def test_faults_are_told_without_addresses() -> None:
     refused = OSError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 5432)")
     assert fault(refused) == "Connection refused"
     assert fault(OSError("something else")) == "something else"
+
+
+@pytest.mark.both_loops
+async def test_only_what_is_closed_on_purpose_ends_in_order() -> None:
+    with Backend() as backend:
+        sock = await connect((HOST, backend.port))
+        with await backend.accept() as served:
+            close(sock)
+            assert await served.read_all() == b""
+        sock = await connect((HOST, backend.port))
+        with await backend.accept() as served:
+            sock.close()  # which is what the system does when a process is killed
+            assert await served.until_reset() == b""
 
 
 def test_an_abort_may_come_twice() -> None:

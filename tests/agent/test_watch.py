@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from outrelay.agent.sockets import close
 from outrelay.agent.watch import AbortWatch
 from tests.agent.tcp import Backend, Tcp, connect
 from tests.support.turns import everybody_waits
@@ -53,7 +54,7 @@ async def test_an_rst_behind_an_end_of_file_is_no_abort(watch: AbortWatch) -> No
     async with pair() as (ours, peer):
         with watch.guard(ours.sock):
             await peer.send(b"all there is")
-            peer.sock.close()
+            close(peer.sock)
             await ours.send(b"too late")
             await everybody_waits()
         assert await ours.read_all() == b"all there is"

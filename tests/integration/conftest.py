@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.integration.world import Carriers, World, outrelay_world
+from tests.integration.world import IMPATIENT, Carriers, World, outrelay_world
 
 CARRIERS = ("quic", pytest.param("tcp", marks=pytest.mark.soak))
 
@@ -45,7 +45,7 @@ async def worlds(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
         async def shared(carriers: Carriers) -> World:
             if carriers not in made:
                 directory = tmp_path_factory.mktemp("world")
-                world = outrelay_world(directory, carriers=carriers)
+                world = outrelay_world(directory, agent_flags=IMPATIENT, carriers=carriers)
                 made[carriers] = await stack.enter_async_context(world)
             return made[carriers]
 
@@ -59,7 +59,10 @@ async def world(worlds: Worlds, carriers: Carriers) -> World:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def own_world(tmp_path: Path, carriers: Carriers) -> AsyncIterator[World]:
-    """A world that the test may break."""
-    async with outrelay_world(tmp_path, carriers=carriers) as world:
+async def own_world(
+    request: pytest.FixtureRequest, tmp_path: Path, carriers: Carriers
+) -> AsyncIterator[World]:
+    """A world that the test may break; its module may say ``AGENT_FLAGS``."""
+    flags = getattr(request.module, "AGENT_FLAGS", ())
+    async with outrelay_world(tmp_path, agent_flags=flags, carriers=carriers) as world:
         yield world

@@ -22,7 +22,7 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.values import Address
 from tests.integration.attackers import Crowd, Mallories, unnoticed, until_times
 from tests.integration.peers import MIB
-from tests.integration.world import APP, SECRET, World, outrelay_world
+from tests.integration.world import APP, IMPATIENT, SECRET, World, outrelay_world
 from tests.support.hostile_quic import Hello, Prober, is_retry
 from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, AgentPeer, accept, rejection
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile")) as world:
+    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
         yield world
 
 
@@ -313,7 +313,7 @@ async def test_a_consumer_that_opens_and_never_reads(world: World) -> None:
 
     streams = 40
     async with (
-        unnoticed(world, others=endless, growth=streams * 3 * MIB) as somebody,
+        unnoticed(world, others=endless, growth=streams * 5 * MIB) as somebody,
         Mallories(world).mallory(*FEATURES) as mallory,
     ):
         for number in range(1, streams + 1):

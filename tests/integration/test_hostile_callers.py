@@ -21,7 +21,7 @@ from outrelay.lib.identity.certs import load_credentials, load_trust
 from outrelay.lib.tasks import beside
 from tests.integration.attackers import GROWTH, Bystander, unnoticed
 from tests.integration.peers import MIB
-from tests.integration.world import ALLOWED, TENANT, World, outrelay_world
+from tests.integration.world import ALLOWED, IMPATIENT, TENANT, World, outrelay_world
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile")) as world:
+    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
         yield world
 
 

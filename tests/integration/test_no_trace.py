@@ -21,13 +21,15 @@ from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import MIB, calling, ping
 from tests.integration.traffic import ECHO, Traffic, obedient
-from tests.integration.world import ANY_PORT, APP, World
+from tests.integration.world import ANY_PORT, APP, IMPATIENT, World
 from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES
 from tests.support.processes import Program
 from tests.support.relay_peer import reset_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AGENT_FLAGS = IMPATIENT
 
 KILLED = 20
 """Streams of each agent that is killed."""

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.integration.peers import answer_to, calling, echo
+from tests.integration.peers import answer_to, echo
 from tests.integration.world import APP, World
 from tests.support.patience import PATIENCE
 
@@ -30,25 +30,6 @@ async def test_streams_are_opened_after_a_relay_restarts(
     async with own_world.backend.serving(echo), asyncio.timeout(PATIENCE):
         while await _answer(own_world) != b"back?":
             pass
-
-
-async def test_a_stream_whose_relay_dies_is_reset(own_world: World) -> None:
-    async with (
-        own_world.backend.serving(_first_byte_only),
-        calling(own_world.at[APP]) as (reader, writer),
-    ):
-        writer.write(b"?")
-        assert await reader.readexactly(1) == b"?"
-        assert await own_world.relay.stop(signal.SIGKILL) < 0
-        await own_world.restart_relay()
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-
-
-async def _first_byte_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(await reader.readexactly(1))
-    with pytest.raises(ConnectionResetError):
-        await reader.read()
 
 
 async def _answer(world: World) -> bytes:

@@ -48,6 +48,8 @@ CONSUMED = (APP, WEB, DEAD, GHOST, SECRET)
 ANY_PORT = "127.0.0.1:0"
 CONSUMER, PROVIDER = "agent-a", "agent-b"
 HOUR = timedelta(hours=1)
+IMPATIENT = ("--resume-deadline=2s",)
+"""Flags of agents that soon know that the far agent was killed: it might come back."""
 
 
 class Carriers(NamedTuple):
@@ -83,6 +85,8 @@ class World:
     """What the agents speak to the relay."""
     relay_flags: Sequence[str | Path] = ()
     """What the relay is told beside what it needs."""
+    agent_flags: Sequence[str] = ()
+    """What agents are."""
     at: dict[str, Address] = field(default_factory=dict)
     """Where the consumer listens, by service."""
 
@@ -237,6 +241,7 @@ class World:
             "outrelay-agent",
             *(flag, await self.door(holder, relay=relay)),
             *self.credentials(holder, pki=pki, ca=ca),
+            *self.agent_flags,
             *flags,
         )
 
@@ -268,14 +273,18 @@ class World:
 
 @asynccontextmanager
 async def outrelay_world(
-    directory: Path, *relay_flags: str | Path, carriers: Carriers = QUIC
+    directory: Path,
+    *relay_flags: str | Path,
+    agent_flags: Sequence[str] = (),
+    carriers: Carriers = QUIC,
 ) -> AsyncIterator[World]:
     """A world that is ready, gone after the ``with``.
 
     Args:
         directory: An empty one.
         relay_flags: What the relay is told beside what it needs.
-        carriers: What the agents speak to the relay.
+        agent_flags: What the agents are.
+        carriers: What they speak to the relay.
     """
     write_pki(directory / "pki")
     with web_server() as web:
@@ -286,6 +295,7 @@ async def outrelay_world(
                 backend=backend,
                 web=web,
                 relay_flags=relay_flags,
+                agent_flags=agent_flags,
                 carriers=carriers,
             )
             await world.start_controller()

@@ -41,6 +41,9 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+LINK = "eth0"
+"""What every host calls its interface."""
+
 FIREWALL = """
 add table inet lab
 add chain inet lab forward { type filter hook forward priority 0; policy accept; }
@@ -63,8 +66,8 @@ class Host:
     def __init__(self, name: str) -> None:
         self.name = name
         self.namespace = f"orl{os.getpid()}-{name}"
-        self.address = ""
-        """Its address, once it is joined to a router."""
+        self.address = self.gateway = ""
+        """Its address and its router's, once it is joined to one."""
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -74,6 +77,15 @@ class Host:
     def ip(self, command: str) -> None:
         """Run an ``ip`` command here."""
         _run("ip", "-n", self.namespace, *command.split())
+
+    def unplug(self) -> None:
+        """Take it off the network: its route is gone, its address stays."""
+        self.ip(f"link set {LINK} down")
+
+    def plug_in(self) -> None:
+        """Put it on the network."""
+        self.ip(f"link set {LINK} up")
+        self.ip(f"route add default via {self.gateway}")
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -144,22 +156,37 @@ class Lab:
         """A host behind ``router``, with a default route through it."""
         host = Host(name)
         self._add(host)
+        ours, theirs = LINK, _link_to(host)
+        router.ip(f"link add {theirs} type veth peer name {ours} netns {host.namespace}")
+        router.ip(f"link set {theirs} up")
+        self._join(host, router)
+        return host
+
+    def move(self, host: Host, router: Router) -> None:
+        """Take ``host`` to another network behind the same router: its address is another one."""
+        host.unplug()
+        host.ip(f"addr flush dev {LINK}")
+        router.ip(f"addr flush dev {_link_to(host)}")
+        self._join(host, router)
+
+    def _join(self, host: Host, router: Router) -> None:
+        """Give the link between the two the addresses of a new network."""
         self._networks += 1
         net = f"10.77.{self._networks}"
-        host.address = f"{net}.2"
-        ours, theirs = "eth0", f"to-{name}"[:15]
-        router.ip(f"link add {theirs} type veth peer name {ours} netns {host.namespace}")
-        router.ip(f"addr add {net}.1/30 dev {theirs}")
-        router.ip(f"link set {theirs} up")
-        host.ip(f"addr add {host.address}/30 dev {ours}")
-        host.ip(f"link set {ours} up")
-        host.ip(f"route add default via {net}.1")
-        return host
+        host.address, host.gateway = f"{net}.2", f"{net}.1"
+        router.ip(f"addr add {host.gateway}/30 dev {_link_to(host)}")
+        host.ip(f"addr add {host.address}/30 dev {LINK}")
+        host.plug_in()
 
     def _add(self, host: Host) -> None:
         _run("ip", "netns", "add", host.namespace)
         self._stack.callback(_run, "ip", "netns", "del", host.namespace)
         host.ip("link set lo up")
+
+
+def _link_to(host: Host) -> str:
+    """What a router calls its end."""
+    return f"to-{host.name}"[:15]
 
 
 def _run(*command: str, given: str = "") -> None:

@@ -29,14 +29,13 @@ from outrelay.relay.audit.trail import MEMORY, Trail
 from outrelay.relay.directory import Directory
 from outrelay.relay.doors import Doors
 from outrelay.relay.edge.accept import Edge
-from outrelay.relay.edge.control import ControlLoop
-from outrelay.relay.edge.open import Opener
-from outrelay.relay.edge.seek import Seeker
+from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.edge.session import Roster
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.quotas import Quotas
+from outrelay.relay.shared import Shared
 from tests.support.peers import AGENT_A, AGENT_B, FEATURES, AgentPeer, accept
 
 RELAY = Identity.parse("outrelay://local/relay/r1")
@@ -132,49 +131,14 @@ async def relay_rooms(
     registry = CollectorRegistry()
     metrics = RelayMetrics.on(registry)
     trail = Trail(metrics.audit, relay_id="r1", memory=audit_memory)
-    roster = Roster(limits.connections_per_agent)
-    quotas = Quotas.of(limits, metrics.limits)
-    directory = Directory(roster, quotas.services)
-    judge = Judge(metrics.policy, allow_all=allow_all)
+    shared = Shared.of(limits, metrics, trail, allow_all=allow_all)
 
     async def elsewhere(tenant: str, name: str) -> set[str]:
-        return directory.relays_of(tenant, name)
+        return shared.directory.relays_of(tenant, name)
 
     if rules is not None:
-        judge.replace(PolicySet(rules))
-    pairs = Pairs(quotas.streams)
-    edge = Edge(
-        roster=roster,
-        directory=directory,
-        control=ControlLoop(
-            directory=directory,
-            judge=judge,
-            services=quotas.services,
-            trail=trail,
-            metrics=metrics.registrations,
-            limits=limits,
-        ),
-        opener=Opener(
-            seeker=Seeker(
-                relay_id="r1",
-                directory=directory,
-                elsewhere=elsewhere,
-                judge=judge,
-                pairs=pairs,
-                metrics=metrics.providers,
-                limits=limits,
-            ),
-            judge=judge,
-            pairs=pairs,
-            quotas=quotas,
-            trail=trail,
-            metrics=metrics.streams,
-            limits=limits,
-        ),
-        metrics=metrics.carrier,
-        limits=limits,
-        tenant=tenant,
-    )
+        shared.judge.replace(PolicySet(rules))
+    edge = edge_of(shared, relay_id="r1", elsewhere=elsewhere, tenant=tenant)
     network = MemoryNetwork(max_streams=max_streams)
     listener = network.listen(("127.0.0.1", 0), RELAY)
     rooms = Rooms(
@@ -182,14 +146,14 @@ async def relay_rooms(
         listener=listener,
         registry=registry,
         trail=trail,
-        roster=roster,
-        directory=directory,
-        judge=judge,
-        pairs=pairs,
-        quotas=quotas,
+        roster=shared.roster,
+        directory=shared.directory,
+        judge=shared.judge,
+        pairs=shared.pairs,
+        quotas=shared.quotas,
         edge=edge,
     )
-    directory.subscribe(rooms.published.append)
+    shared.directory.subscribe(rooms.published.append)
     async with beside(edge.run(Doors(listener)), name="relay under test"):
         await asyncio.sleep(0)  # from now on its tasks are there
         yield rooms

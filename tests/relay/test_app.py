@@ -18,6 +18,8 @@ from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Reset
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe.metrics import RelayMetrics
+from outrelay.lib.orp.frame import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
@@ -29,6 +31,7 @@ from outrelay.relay.doors import Doors
 from outrelay.relay.limits import Limits
 from outrelay.relay.options import RelayOptions
 from tests.controller.live import LiveController, Stubs, live_controller, policy_rule
+from tests.relay.edge.resuming import assert_ended, claim, offer
 from tests.relay.fake_controller import fake_controller
 from tests.relay.rooms import RELAY
 from tests.support.events import Events, events
@@ -70,10 +73,10 @@ class Running:
     seen: Events
     task: Task[None]
 
-    async def agent(self, identity: Identity) -> AgentPeer:
+    async def agent(self, identity: Identity, features: tuple[str, ...] = FEATURES) -> AgentPeer:
         """An agent that has said HELLO."""
         peer = await self.dial(identity)
-        await peer.hello(*FEATURES)
+        await peer.hello(*features)
         return peer
 
     async def dial(self, identity: Identity) -> AgentPeer:
@@ -136,11 +139,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path, **changes: object) -> AsyncIterator[World]:
+async def world(
+    directory: Path, *, limits: Limits | None = None, **changes: object
+) -> AsyncIterator[World]:
     async with live_controller(directory) as controller, controller.as_operator() as operator:
         options = options_for(directory, controller.pki.relay(), controller.pki)
         changed = replace(options, **changes)  # type: ignore[arg-type]
-        async with running(changed, controller.targets["tls"], pki=controller.pki) as relay:
+        target = controller.targets["tls"]
+        async with running(changed, target, pki=controller.pki, limits=limits) as relay:
             await relay.seen.wait("ready")
             await relay.seen.wait("heartbeat taken")
             yield World(relay=relay, controller=controller, operator=operator)
@@ -154,12 +160,12 @@ class Line:
     far: Stream
 
 
-async def spliced(made: World) -> Line:
+async def spliced(made: World, features: tuple[str, ...] = FEATURES) -> Line:
     """Agent A calls the service db of agent B."""
     await made.allow("db")
-    provider = await made.relay.agent(AGENT_B)
+    provider = await made.relay.agent(AGENT_B, features)
     await provider.register("db")
-    consumer = await made.relay.agent(AGENT_A)
+    consumer = await made.relay.agent(AGENT_A, features)
     near = await consumer.open("db", stream_id=7)
     far, _incoming = await provider.incoming()
     await accept(far)
@@ -227,6 +233,30 @@ async def test_without_streams_it_stops_at_once_and_takes_its_rows_along(tmp_pat
         assert await made.providers("db") == []
 
 
+async def test_it_waits_for_agents_to_go_elsewhere(tmp_path: Path) -> None:
+    limits = Limits(leaving_patience=3600.0)
+    async with world(tmp_path, limits=limits, drain=3600.0) as made:
+        await made.allow("db")
+        provider = await made.relay.agent(AGENT_B)
+        await provider.register("db")
+        consumer = await made.relay.agent(AGENT_A)
+        made.relay.stop.set()
+        for agent in (consumer, provider):
+            await agent.expect(FrameType.GOAWAY, orp.Goaway)
+        near = await consumer.open("db", stream_id=7)  # which it still serves
+        far, _incoming = await provider.incoming()
+        await accept(far)
+        await consumer.ready()
+        provider.connection.close()
+        await assert_ended(near, ErrorCode.LEG_LOST)
+        late = await consumer.open("db", stream_id=8)
+        await assert_ended(late, ErrorCode.DRAIN)
+        await everybody_waits()
+        assert not made.relay.task.done()
+        consumer.connection.close()
+        await made.relay.task
+
+
 async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Path) -> None:
     async with world(tmp_path, drain=3600.0) as made:
         line = await spliced(made)
@@ -245,17 +275,45 @@ async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Pat
         ]
 
 
-async def test_after_the_drain_streams_are_cut_off_and_recorded(tmp_path: Path) -> None:
-    async with world(tmp_path, drain=0.0) as made:
+async def test_who_waits_for_the_other_half_of_a_stream_is_sent_elsewhere(tmp_path: Path) -> None:
+    async with world(tmp_path, drain=3600.0) as made:
         line = await spliced(made)
+        agent = await made.relay.agent(AGENT_A)
+        half = await offer(agent, claim(stream_id=8))
+        await everybody_waits()
+        made.relay.stop.set()
+        await agent.expect(FrameType.GOAWAY, orp.Goaway)
+        await assert_ended(half, ErrorCode.DRAIN)
+        line.near.finish()
+        line.far.finish()
+        await made.relay.task
+
+
+@pytest.mark.parametrize(
+    ("features", "code", "why"),
+    [
+        (
+            (),
+            ErrorCode.DRAIN,
+            "(DRAIN), not resumable: no resume/2 at the consumer and the provider",
+        ),
+        (("resume/2",), ErrorCode.LEG_LOST, "(LEG_LOST)"),
+    ],
+    ids=["for good", "and may go on"],
+)
+async def test_after_the_drain_streams_are_cut_off_and_recorded(
+    tmp_path: Path, features: tuple[str, ...], code: ErrorCode, why: str
+) -> None:
+    async with world(tmp_path, drain=0.0) as made:
+        line = await spliced(made, features)
         made.relay.stop.set()
         await made.relay.task
 
         with pytest.raises(Reset) as caught:
             await line.near.read()
-        assert caught.value.code is ErrorCode.DRAIN
+        assert caught.value.code is code
         [close] = [event for event in await made.audit() if event.event == "close"]
-        assert close.reason == "this relay is shutting down (DRAIN)"
+        assert close.reason == f"this relay is shutting down {why}"
 
 
 async def test_without_a_controller_it_serves_and_stops(
@@ -263,7 +321,7 @@ async def test_without_a_controller_it_serves_and_stops(
 ) -> None:
     monkeypatch.setattr(app, "SETTLE", 0.01)
     options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    async with running(options, NOBODY) as relay:
+    async with running(options, NOBODY, limits=Limits(policy_patience=0.0)) as relay:
         provider = await relay.agent(AGENT_B)
         await provider.register("db")
         assert (await rejection(await provider.open("db", stream_id=1)))[0] == 403
@@ -333,7 +391,8 @@ async def test_while_the_controller_is_away_it_listens_and_says_that_it_denies(
 ) -> None:
     monkeypatch.setattr(app, "FIRST_SNAPSHOTS", 0.01)
     options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    async with running(options, f"unix:{tmp_path}/c.sock") as relay:
+    limits = Limits(policy_patience=0.0)
+    async with running(options, f"unix:{tmp_path}/c.sock", limits=limits) as relay:
         warning = "not ready: every stream is denied until a controller has told the policy"
         line = await relay.seen.wait(warning)
         assert line["level"] == "warning"

@@ -29,6 +29,16 @@ def deregistered(provider: registry.Provider) -> registry.WatchEvent:
     return event(registry.EVENT_KIND_DEREGISTER, provider)
 
 
+async def test_what_was_here_before_a_restart_is_expected() -> None:
+    async with relay_rooms() as relay:
+        await relay.provider()
+        for name in ("echo", "vault"):
+            relay.directory.expect(row(name, relay="r1"))
+        assert relay.directory.expects("acme", "vault")
+        assert not relay.directory.expects("globex", "vault")
+        assert not relay.directory.expects("acme", "echo")  # it is here
+
+
 SNAPSHOT_END = registry.WatchEvent(kind=registry.EVENT_KIND_SNAPSHOT_END)
 
 

@@ -37,7 +37,9 @@ class Line:
 
 
 @asynccontextmanager
-async def spliced(*, early_up: bytes = b"", early_down: bytes = b"") -> AsyncIterator[Line]:
+async def spliced(
+    *, early_up: bytes = b"", early_down: bytes = b"", owner: str = CONSUMER
+) -> AsyncIterator[Line]:
     network = MemoryNetwork()
     listener = network.listen(("127.0.0.1", 0), RELAY)
 
@@ -59,7 +61,7 @@ async def spliced(*, early_up: bytes = b"", early_down: bytes = b"") -> AsyncIte
         passed.append,
         passed.append,
     )
-    async with beside(splice.run(), name="splice under test") as run:
+    async with beside(splice.run(owner), name="splice under test") as run:
         yield Line(
             splice=splice,
             run=run,
@@ -250,8 +252,9 @@ async def test_it_lasts_until_the_peer_has_everything() -> None:
         assert (await line.run).code is ErrorCode.NONE
 
 
-async def test_cancelled_it_leaves_neither_agent_waiting() -> None:
-    async with spliced() as line:
+@pytest.mark.parametrize("owner", [CONSUMER, PROVIDER])
+async def test_cancelled_it_leaves_neither_agent_waiting(owner: str) -> None:
+    async with spliced(owner=owner) as line:
         await line.near.write(b"before")
         assert await line.far.read() == b"before"
         line.run.cancel()
@@ -262,6 +265,7 @@ async def test_cancelled_it_leaves_neither_agent_waiting() -> None:
             assert caught.value.code is ErrorCode.LEG_LOST
         with pytest.raises(asyncio.CancelledError):
             await line.run
+        assert line.splice.ending == Ending(ErrorCode.LEG_LOST, f"the {owner}'s connection is gone")
 
 
 async def test_abandoned_it_ends_both_legs_with_the_code() -> None:

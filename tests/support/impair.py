@@ -8,6 +8,9 @@ n-th datagram of a direction is always the same.
     async with UdpProxy(server_address, Impairment(delay=0.02, loss=0.01), seed=7) as proxy:
         ... talk to proxy.address ...
         proxy.path = Impairment(blackhole=True)
+
+Beside what the path does to everybody, it can fail as paths do: ``mute`` one direction,
+``sever`` the clients there are, ``move`` them to another address.
 """
 
 from __future__ import annotations
@@ -86,6 +89,8 @@ class UdpProxy:
         self._down = _Direction(self, self.to_client, random.Random(seed + 1))
         self._front: UdpPort
         self._upstreams: dict[Address, UdpPort] = {}
+        self._severed: set[Address] = set()
+        self._mute = (False, False)  # up, down
         self._timers: set[asyncio.TimerHandle] = set()
         self._arrived = asyncio.Event()
 
@@ -123,6 +128,18 @@ class UdpProxy:
             upstream.close()
         self._upstreams.clear()
 
+    def mute(self, *, up: bool = False, down: bool = False) -> None:
+        """Drop all that clients send (``up``), or the server (``down``), until told otherwise."""
+        self._mute = (up, down)
+
+    def sever(self) -> None:
+        """Let nothing of the QUIC connections there are now pass any more.
+
+        A client passes again when it begins another one, from the same port or not.
+        """
+        self._severed |= self._upstreams.keys()
+        self.move()
+
     def later(self, when: float, deliver: Callable[[bytes], object], data: bytes) -> None:
         """Deliver at a time of the loop's clock."""
 
@@ -134,6 +151,12 @@ class UdpProxy:
         self._timers.add(timer)
 
     def _from_client(self, data: bytes, client: Address) -> None:
+        if _begins_connection(data):
+            self._severed.discard(client)
+        if self._mute[0] or client in self._severed:
+            self.to_server.lost += 1
+            self._arrived.set()
+            return
         if client not in self._upstreams:
             self._upstreams[client] = UdpPort(
                 self._target, lambda data, _: self._from_server(data, client)
@@ -143,13 +166,21 @@ class UdpProxy:
         self._arrived.set()
 
     def _from_server(self, data: bytes, client: Address) -> None:
-        self._down.carry(data, lambda data: self._front.send(data, client))
+        if self._mute[1]:
+            self.to_client.lost += 1
+        else:
+            self._down.carry(data, lambda data: self._front.send(data, client))
         self._arrived.set()
 
     async def _until(self, direction: Count, count: int) -> None:
         while direction.seen < count:
             self._arrived.clear()
             await self._arrived.wait()
+
+
+def _begins_connection(data: bytes) -> bool:
+    """Whether a datagram begins with an Initial packet of QUIC version 1 (RFC 9000 17.2.2)."""
+    return data[0] & 0xF0 == 0xC0
 
 
 class _Direction:

@@ -119,3 +119,33 @@ async def test_a_client_that_moves_has_another_address() -> None:
             client.port.send(b"hello", proxy.address)
             await client.until(count)
         assert server.senders[0] == server.senders[1] != server.senders[2]
+
+
+async def test_one_direction_may_be_mute() -> None:
+    async with proxied(Impairment()) as (client, proxy, server):
+        proxy.mute(down=True)
+        client.port.send(b"heard", proxy.address)
+        await proxy.until_answered(1)
+        proxy.mute(up=True)
+        client.port.send(b"lost", proxy.address)
+        await proxy.until_seen(2)
+        proxy.mute()
+        client.port.send(b"answered", proxy.address)
+        await client.until(1)
+    assert server.got == [b"heard", b"answered"]
+    assert client.got == [b"answered"]
+
+
+async def test_who_is_severed_comes_through_with_another_connection() -> None:
+    initial, short = b"\xc3 a long header", b"\x43 a short one"
+    async with proxied(Impairment()) as (client, proxy, server):
+        client.port.send(short, proxy.address)
+        await client.until(1)
+        proxy.sever()
+        client.port.send(short, proxy.address)
+        await proxy.until_seen(2)
+        for data in (initial, short):
+            client.port.send(data, proxy.address)
+        await client.until(3)
+    assert server.got == [short, initial, short]
+    assert len(set(server.senders)) == 2

@@ -42,15 +42,16 @@ def run() -> int:
 def test_the_whole_story(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "SIZE", 4 * demo.MIB)  # volume is for tests/integration
+    monkeypatch.setattr(demo, "SIZE", 24 * demo.MIB)  # more than sockets hold: the kill must cut
     assert run() == 0
     out = capsys.readouterr().out
-    steps = [int(number) for number in re.findall(rf"^\[(\d)/{Story.STEPS}\]", out, re.MULTILINE)]
+    steps = [int(number) for number in re.findall(rf"^\[(\d+)/{Story.STEPS}\]", out, re.MULTILINE)]
     assert steps == list(range(1, Story.STEPS + 1))
     assert "open refused: 403" in out
+    assert "kill -KILL" in out
     assert demo.GREETING.decode() in out
     hashes = re.findall(r"(?:sent|received) +([0-9a-f]{64})", out)
-    assert len(hashes) == 4
+    assert len(hashes) == 6
     assert len(set(hashes)) == 1
     assert "Nothing is left" in out
 

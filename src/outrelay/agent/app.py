@@ -20,6 +20,9 @@ from outrelay.agent.consumer import Consumer
 from outrelay.agent.intercept.explicit import ExplicitListener
 from outrelay.agent.options import AgentOptions
 from outrelay.agent.provider import Provider
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.resume.rings import Rings
+from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
@@ -30,6 +33,7 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.tasks import spawn
+from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.tcp.dialer import TcpDialer, through_proxies
 from outrelay.lib.transport.tcp.proxy import find_proxies
@@ -127,18 +131,29 @@ async def serve(
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
         ]
         watch = resources.enter_context(closing(AbortWatch()))
+
+        def take(session: Session, stream: Stream) -> None:
+            provider.take(session, stream)
+
         async with TaskGroup() as group:
             streams = Streams(group, options.max_streams)
-            provider = Provider(options.expose, streams, watch, options.limits, metrics)
             uplink = Uplink(
                 options,
                 identity=identity,
                 expires=expires,
                 ways=ways,
-                take=provider.take,
+                take=take,
                 is_busy=lambda: bool(streams),
             )
-            consumer = Consumer(identity, uplink, streams, watch, options.limits, metrics)
+            lasting = Lasting(
+                identity=identity,
+                uplink=uplink,
+                rings=Rings(options.ring_max, options.ring_total),
+                limit=options.limits.resume,
+            )
+            limits = options.limits
+            provider = Provider(options.expose, streams, watch, lasting, limits, metrics)
+            consumer = Consumer(identity, uplink, streams, watch, lasting, limits, metrics)
             accepting = [
                 spawn(
                     group, each.run(consumer.take), name=f"agent: listen for {each.consume.service}"
@@ -150,5 +165,6 @@ async def serve(
             for task in accepting:
                 task.cancel()
             await uplink.deregister()
+            lasting.leave()
             await streams.drain(options.drain)
             connecting.cancel()

@@ -22,6 +22,7 @@ import asyncio
 import socket
 from asyncio import TaskGroup
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from outrelay.agent.watch import AbortWatch, Guard
 from outrelay.lib.errors import ErrorCode, Reset
@@ -32,20 +33,34 @@ CHUNK = 256 * 1024
 """Bytes taken from the socket at once: on tcp each costs a turn of every loop on its way."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Who is told of what a bridge does.
+
+    Args:
+        fin: Called when a direction has come to its end.
+        sent: Told the number of bytes each time the stream took some.
+        received: Told the number of bytes each time the socket took some.
+    """
+
+    fin: Callable[[], None]
+    sent: Callable[[int], None]
+    received: Callable[[int], None]
+
+
 class Bridge:
     """Joins ``sock`` and ``stream``.
 
     Args:
         sock: Connected and non-blocking; closed by the caller.
-        stream: The carrier's; what the bridge leaves open the caller ends.
+        stream: The carrier's; what the bridge leaves open the caller abandons.
         watch: Notices when the application aborts.
-        on_fin: Called when a direction has come to its end.
-        on_sent: Told the number of bytes each time the stream took some.
-        on_received: Told the number of bytes each time the socket took some.
+        held: What was read from the stream before.
+        counts: Told what happens.
     """
 
     __slots__ = (
-        *("_failure", "_on_fin", "_on_received", "_on_sent", "_socket", "_stream", "_watch"),
+        *("_counts", "_failure", "_held", "_socket", "_stream", "_watch"),
         *("finished", "received", "sent"),
     )
 
@@ -54,17 +69,14 @@ class Bridge:
         sock: socket.socket,
         stream: Stream,
         watch: AbortWatch,
-        *,
-        on_fin: Callable[[], None],
-        on_sent: Callable[[int], None],
-        on_received: Callable[[int], None],
+        held: bytes,
+        counts: Counts,
     ) -> None:
         self._socket = sock
         self._stream = stream
-        self._on_fin = on_fin
-        self._on_sent = on_sent
-        self._on_received = on_received
         self._watch = watch
+        self._held = held
+        self._counts = counts
         self._failure: Reset | OSError | None = None
         self.sent = 0
         """Bytes of the application that the stream has taken."""
@@ -73,11 +85,8 @@ class Bridge:
         self.finished = False
         """Whether the upload has ended by FIN."""
 
-    async def run(self, held: bytes) -> None:
+    async def run(self) -> None:
         """Pass bytes until both directions have ended and the peer has everything.
-
-        Args:
-            held: What was read from the stream before.
 
         Raises:
             Reset: The peer abandoned a direction.
@@ -88,13 +97,19 @@ class Bridge:
             with self._watch.guard(self._socket) as guard:
                 async with TaskGroup() as group:
                     spawn(group, self._upload(guard), name="agent: upload")
-                    await self._download(held, guard)
+                    await self._download(guard)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         if self.finished:
             await self._stream.wait_finished()
         if self._failure:
             raise self._failure
+
+    def abandon(self, code: ErrorCode) -> None:
+        """End what has not ended: both directions, or only the peer's when ours has FIN."""
+        if not self.finished:
+            self._stream.reset(code)
+        self._stream.stop(code)
 
     async def _upload(self, guard: Guard) -> None:
         receive, sock, write = (
@@ -106,7 +121,7 @@ class Bridge:
             while data := await receive(sock, CHUNK):
                 await write(data)
                 self.sent += len(data)
-                self._on_sent(len(data))
+                self._counts.sent(len(data))
         except Reset as stopped:
             self._failure = stopped
             return
@@ -116,11 +131,11 @@ class Bridge:
         guard.check()
         self._stream.finish()
         self.finished = True
-        self._on_fin()
+        self._counts.fin()
 
-    async def _download(self, data: bytes, guard: Guard) -> None:
+    async def _download(self, guard: Guard) -> None:
         send, sock, read = asyncio.get_running_loop().sock_sendall, self._socket, self._stream.read
-        data = data or await read(READ_SIZE)
+        data, self._held = self._held or await read(READ_SIZE), b""
         while data:
             try:
                 await send(sock, data)
@@ -129,8 +144,8 @@ class Bridge:
                 self._failure = gone
                 return
             self.received += len(data)
-            self._on_received(len(data))
+            self._counts.received(len(data))
             data = await read(READ_SIZE)
         guard.release()
         sock.shutdown(socket.SHUT_WR)
-        self._on_fin()
+        self._counts.fin()

@@ -15,6 +15,7 @@ from outrelay.agent.options import (
     AgentOptions,
     Consume,
     Expose,
+    Limits,
     parse_consume,
     parse_expose,
     parse_service,
@@ -24,6 +25,7 @@ from outrelay.lib.options import (
     ADDRESS,
     DURATION,
     FOLDER,
+    SIZE,
     Address,
     ParsedType,
     address_text,
@@ -133,6 +135,25 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     default=10_000,
     help="Streams at a time, opened and served together.",
 )
+@flag(
+    "--resume-deadline",
+    type=DURATION,
+    default="120s",
+    help="Time a stream may be without a connection before its application is told.",
+)
+@flag(
+    "--dead-after",
+    type=DURATION,
+    default="3s",
+    help="Silence of the relay, while streams are open, after which it counts as gone.",
+)
+@flag(
+    "--ring-max",
+    type=SIZE,
+    default="16MiB",
+    help="Bytes a stream may have on their way to the far application; held until they arrive.",
+)
+@flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
 def main(
     *,
     relay: tuple[Address, ...],
@@ -150,6 +171,10 @@ def main(
     state_dir: Path | None,
     drain: float,
     max_streams: int,
+    resume_deadline: float,
+    dead_after: float,
+    ring_max: int,
+    ring_total: int,
 ) -> AgentOptions:
     """Connect the services of this host to a relay, and its applications to services elsewhere.
 
@@ -171,6 +196,9 @@ def main(
         state_dir=state_dir,
         drain=drain,
         max_streams=max_streams,
+        ring_max=ring_max,
+        ring_total=ring_total,
+        limits=Limits(resume=resume_deadline, dead=dead_after),
     )
 
 

@@ -5,13 +5,16 @@ Source: protocol.md section 5.
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from asyncio import Future
 from contextlib import suppress
+from math import inf
 
 from outrelay.agent import hints
 from outrelay.agent.options import Consume, Limits
-from outrelay.agent.session.session import Ready, Session
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.session.carried import Carried
+from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.sockets import abort
 from outrelay.agent.stream import AgentStream, Side
@@ -30,7 +33,10 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 log = logs.get_logger(__name__)
 
 TRIES = 3
-"""How often a stream is tried that was lost, or drew a used id, before a byte was sent."""
+"""How many ids are drawn for a stream that others use."""
+
+AGAIN = 0.1
+"""Seconds until one is tried again that lost its provider."""
 
 ANSWER_SLACK = 1.0
 """Seconds that a relay's own 504, due at the limit, has to arrive."""
@@ -44,6 +50,7 @@ class Consumer:
         uplink: Gives the session.
         streams: All streams of the agent.
         watch: Notices applications that abort.
+        lasting: Lets streams outlive their connection.
         limits: How long what may take.
         metrics: Counts streams.
     """
@@ -54,6 +61,7 @@ class Consumer:
         uplink: Uplink,
         streams: Streams,
         watch: AbortWatch,
+        lasting: Lasting,
         limits: Limits,
         metrics: StreamMetrics,
     ) -> None:
@@ -61,6 +69,7 @@ class Consumer:
         self._uplink = uplink
         self._streams = streams
         self._watch = watch
+        self._lasting = lasting
         self._limits = limits
         self._metrics = metrics
         self._throttle = Throttle()
@@ -110,36 +119,49 @@ class Consumer:
             StreamRejected: It was refused, or no relay is connected.
             OSError: The application aborted before it was spliced.
         """
-        failure = StreamRejected(RejectCode.UNREACHABLE, "no stream came about")
-        for _ in range(TRIES):
+        loop, ids, end = asyncio.get_running_loop(), 0, inf
+        while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
-            with self._streams.new_id() as stream_id, session.stream(stream_id) as ready:
+            with self._streams.new_id() as stream_id, session.stream(stream_id) as carried:
                 try:
                     with self._watch.guard(sock):
-                        stream = await self._open(session, stream_id, consume, ready)
-                except Closed as closed:
-                    await session.until_over()
-                    failure = StreamRejected(RejectCode.UNREACHABLE, f"relay: {closed}")
+                        stream = await self._open(session, carried, stream_id, consume)
+                except (Closed, Reset) as lost:
+                    end = min(end, loop.time() + self._limits.ready)
+                    if loop.time() >= end:
+                        raise StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}") from lost
+                    await self._after(session, lost)
                 except StreamRejected as rejected:
-                    if rejected.code != RejectCode.ID_IN_USE:
+                    ids += 1
+                    if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
                         raise
-                    failure = rejected
                 else:
-                    return await stream.carry(sock, self._watch)
-        raise failure
+                    return await stream.carry(sock, self._watch, self._lasting)
+
+    async def _after(self, session: Session, lost: Closed | Reset) -> None:
+        """Return when it is of use to try again what ``session`` has lost."""
+        if isinstance(lost, Closed):
+            await session.until_leaving()
+        elif session.is_leaving:
+            await self._uplink.session(lasting=True)
+        else:
+            await asyncio.sleep(AGAIN)
 
     async def _open(
-        self, session: Session, stream_id: int, consume: Consume, ready: Future[Ready]
+        self, session: Session, carried: Carried, stream_id: int, consume: Consume
     ) -> AgentStream:
         """A stream that is spliced.
 
         Raises:
             StreamRejected: It was refused.
             Closed: The connection is gone.
+            Reset: The provider's is, or the relay leaves.
         """
-        carrier = await session.open_stream()
+        carrier = carried.over(await session.open_stream())
         stream = AgentStream(
+            session,
+            carried,
             carrier,
             Side.CONSUMER,
             stream_id=stream_id,
@@ -156,7 +178,7 @@ class Consumer:
                 )
                 await carrier.write(encode(FrameType.OPEN_STREAM, message))
             limit = self._limits.ready + slack
-            await stream.until_ready(ready, limit, is_plain=session.is_plain)
+            await stream.until_ready(limit, is_plain=session.is_plain)
         except BaseException:
             stream.abandon(ErrorCode.CANCELLED)
             raise

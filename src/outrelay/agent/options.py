@@ -26,6 +26,12 @@ _SERVICE = re.compile(r"[!-.0-~]{1,255}")  # printable ASCII without space and s
 
 LONGEST_METHOD = 255
 
+RING_LEAST = 64 * 1024
+"""Bytes without which no stream gets anywhere."""
+
+DEAD_LEAST = 2.0
+"""Seconds; less takes a relay that is merely busy for a dead one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expose:
@@ -85,6 +91,8 @@ class Limits:
         provider_ready: A provider, for STREAM_READY after its STREAM_ACCEPT.
         backend: For the backend to take the connection.
         session: An application's connection, while no relay is connected.
+        resume: For a stream to go on, after its connection was lost.
+        dead: For a sign of life of the relay, while streams live.
     """
 
     hello: float = 5.0
@@ -94,6 +102,8 @@ class Limits:
     provider_ready: float = 5.0
     backend: float = 5.0
     session: float = 5.0
+    resume: float = 120.0
+    dead: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,8 @@ class AgentOptions:
         server_name: DNS name a relay's certificate must hold; empty: any.
         drain: Seconds running streams have to finish when the agent is told to stop.
         max_streams: Streams at a time, both roles together.
+        ring_max: Bytes one stream may hold until its peer has acknowledged them.
+        ring_total: The same for all streams together.
         limits: How long it waits for what.
     """
 
@@ -130,16 +142,25 @@ class AgentOptions:
     server_name: str = "localhost"
     drain: float = 10.0
     max_streams: int = 10_000
+    ring_max: int = 16 << 20
+    ring_total: int = 256 << 20
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
 
         Raises:
-            ConfigError: There is no relay, or a service is exposed twice.
+            ConfigError: There is no relay, a service is exposed twice, or there is no time or
+                memory for what streams need.
         """
         if not self.endpoints:
             raise ConfigError("--relay", "names no relay", "write it like relay.example:7443")
+        for name, value in (("--ring-max", self.ring_max), ("--ring-total", self.ring_total)):
+            if value < RING_LEAST:
+                raise ConfigError(name, f"is less than {RING_LEAST >> 10}KiB")
+        if self.limits.dead < DEAD_LEAST:
+            reason = f"is less than {DEAD_LEAST:g}s; the relay is asked once a second"
+            raise ConfigError("--dead-after", reason)
         for name in _repeated(each.service for each in self.expose):
             raise ConfigError(
                 "--expose", f"{name} is exposed twice", "an agent has one target for a service"

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import Future
 from collections.abc import Iterable
 
 from outrelay.agent.options import Expose, Limits
-from outrelay.agent.session.session import Ready, Session
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.session.session import Session
 from outrelay.agent.sockets import abort, connect
 from outrelay.agent.stream import AgentStream, Side
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
+    Closed,
     ErrorCode,
     ProtocolError,
     Refused,
     RejectCode,
+    Reset,
     StreamRejected,
     TransportError,
 )
@@ -48,6 +50,7 @@ class Provider:
         expose: The services and their backends.
         streams: All streams of the agent.
         watch: Notices backends that abort.
+        lasting: Lets streams outlive their connection.
         limits: How long what may take.
         metrics: Counts streams.
     """
@@ -57,12 +60,14 @@ class Provider:
         expose: Iterable[Expose],
         streams: Streams,
         watch: AbortWatch,
+        lasting: Lasting,
         limits: Limits,
         metrics: StreamMetrics,
     ) -> None:
         self._targets = {each.service: each.target for each in expose}
         self._streams = streams
         self._watch = watch
+        self._lasting = lasting
         self._limits = limits
         self._metrics = metrics
         self._throttle = Throttle()
@@ -84,23 +89,25 @@ class Provider:
             carrier.reset(ErrorCode.PROTOCOL)
             carrier.stop(ErrorCode.PROTOCOL)
             return
-        stream = AgentStream(
-            carrier,
-            Side.PROVIDER,
-            stream_id=incoming.stream_id,
-            service=incoming.target_service[:LONGEST_NAME],
-            method=incoming.method[:LONGEST_NAME],
-            peer=incoming.source_agent_uri[:LONGEST_NAME],
-            metrics=self._metrics,
-        )
-        stream.advance(StreamInput.OPEN)
-        with session.stream(stream.stream_id) as ready:
+        with session.stream(incoming.stream_id) as carried:
+            stream = AgentStream(
+                session,
+                carried,
+                carried.over(carrier),
+                Side.PROVIDER,
+                stream_id=incoming.stream_id,
+                service=incoming.target_service[:LONGEST_NAME],
+                method=incoming.method[:LONGEST_NAME],
+                peer=incoming.source_agent_uri[:LONGEST_NAME],
+                metrics=self._metrics,
+            )
+            stream.advance(StreamInput.OPEN)
             try:
                 sock = await self._connect(stream.service, is_full=is_full)
             except StreamRejected as rejected:
                 await self._reject(stream, rejected)
             else:
-                await self._carry(session, stream, sock, ready, held=reader.rest())
+                await self._carry(stream, sock, held=reader.rest())
             finally:
                 if stream.state is not StreamState.CLOSED:
                     stream.abandon(ErrorCode.CANCELLED)
@@ -160,24 +167,16 @@ class Provider:
                 log.info, "refusal not delivered", stream_id=stream.name, error=str(error)
             )
 
-    async def _carry(
-        self,
-        session: Session,
-        stream: AgentStream,
-        sock: socket.socket,
-        ready: Future[Ready],
-        *,
-        held: bytes,
-    ) -> None:
+    async def _carry(self, stream: AgentStream, sock: socket.socket, *, held: bytes) -> None:
         """Accept the stream, wait until it is spliced, and join it with the backend."""
-        is_plain = session.is_plain or stream.stream_id == 0  # then READY may never come
+        is_plain = stream.session.is_plain or stream.stream_id == 0  # then READY may never come
         limit = self._limits.provider_ready if stream.stream_id else 0.0
         try:
             with self._watch.guard(sock):
                 await stream.carrier.write(encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()))
                 stream.advance(StreamInput.ACCEPT)
-                await stream.until_ready(ready, limit, is_plain=is_plain, held=held)
-            await stream.carry(sock, self._watch)
+                await self._until_ready(stream, limit, is_plain=is_plain, held=held)
+            await stream.carry(sock, self._watch, self._lasting)
         except (StreamRejected, TransportError, OSError) as error:
             self._throttle.write(
                 log.warning,
@@ -189,3 +188,14 @@ class Provider:
             )
         finally:
             abort(sock)
+
+    async def _until_ready(
+        self, stream: AgentStream, limit: float, *, is_plain: bool, held: bytes
+    ) -> None:
+        """Wait until the stream is spliced, or lost so late that its consumer may come for it."""
+        try:
+            await stream.until_ready(limit, is_plain=is_plain, held=held)
+        except (Closed, Reset) as error:
+            if not stream.leave_leg(self._lasting):
+                raise
+            log.info("stream lost before it was ready", stream_id=stream.name, error=str(error))

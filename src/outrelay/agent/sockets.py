@@ -20,6 +20,7 @@ HEAD_START = 0.25
 """Seconds an address has to answer before the name's next one is tried beside it."""
 
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+_IN_ORDER = struct.pack("ii", 0, 0)
 
 
 def listen(address: Address) -> socket.socket:
@@ -70,15 +71,40 @@ async def _connect(address: Address) -> socket.socket:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Make ``sock`` non-blocking, and small writes leave at once."""
+    """Make ``sock`` non-blocking, and small writes leave at once.
+
+    Until ``close`` says otherwise its end is an RST, also that which the system makes of it when
+    this process is killed.
+    """
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+
+
+async def readable(sock: socket.socket) -> None:
+    """Return when a read from ``sock`` would not block."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock.fileno(), ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
+def close(sock: socket.socket) -> None:
+    """Close ``sock``; what was written arrives, and the end of it. Idempotent."""
+    _close(sock, _IN_ORDER)
 
 
 def abort(sock: socket.socket) -> None:
     """Close ``sock`` with an RST: what the peer has read is not all there was. Idempotent."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    _close(sock, _AT_ONCE)
+
+
+def _close(sock: socket.socket, linger: bytes) -> None:
+    with suppress(OSError):  # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     sock.close()
 
 

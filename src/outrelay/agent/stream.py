@@ -15,22 +15,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import CancelledError, Future
+from asyncio import CancelledError
 from dataclasses import dataclass
 from enum import StrEnum
 
-from outrelay.agent.bridge import Bridge
-from outrelay.agent.session.session import Ready
-from outrelay.agent.sockets import abort, fault
+from outrelay.agent.bridge import Bridge, Counts
+from outrelay.agent.resume.bridge import LastingBridge
+from outrelay.agent.resume.lasting import Lasting
+from outrelay.agent.resume.leg import Claim, Leg, Legs
+from outrelay.agent.session.carried import Carried, Ready
+from outrelay.agent.session.session import Session
+from outrelay.agent.sockets import abort, close, fault
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
+    ProtocolError,
     RejectCode,
     RemoteProtocolError,
     Reset,
+    ResumeError,
     StreamRejected,
     TransportError,
+    Why,
 )
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import StreamMetrics
@@ -55,6 +62,17 @@ travel on streams that are not ordered against each other."""
 LONGEST_REASON = 512
 """Characters of a relay's reason that are told."""
 
+LOST_EARLY = frozenset({ErrorCode.LEG_LOST, ErrorCode.DRAIN})
+"""Codes of a reset before STREAM_READY that say nothing against the stream."""
+
+_WHY = {
+    ErrorCode.DENIED: Why.POLICY,
+    ErrorCode.DRAIN: Why.STOPPED,
+    ErrorCode.EXPIRED: Why.WINDOW,
+    ErrorCode.NOT_RESUMABLE: Why.GONE,
+}
+"""What a reset from the far end says about why the stream did not last."""
+
 _RESETS = {ErrorCode.DENIED: RejectCode.DENIED, ErrorCode.LIMIT: RejectCode.LIMIT}
 """What a reset before STREAM_READY stands for; any other: unreachable."""
 
@@ -73,10 +91,12 @@ class Ending:
     Args:
         code: NONE when both directions ended by FIN.
         reason: The same for people.
+        why: Why the stream did not outlive its connection, if that was it.
     """
 
     code: ErrorCode
     reason: str
+    why: Why | None = None
 
     @property
     def label(self) -> str:
@@ -91,6 +111,8 @@ class AgentStream:
     """A stream and the frames before it.
 
     Args:
+        session: What it begins in.
+        carried: Its place in that.
         carrier: What carries it; nobody else uses it.
         side: Whether the application is at our end, or the backend.
         stream_id: The consumer's number.
@@ -102,6 +124,8 @@ class AgentStream:
 
     def __init__(
         self,
+        session: Session,
+        carried: Carried,
         carrier: Stream,
         side: Side,
         *,
@@ -111,6 +135,8 @@ class AgentStream:
         peer: str = "",
         metrics: StreamMetrics,
     ) -> None:
+        self.session = session
+        self.carried = carried
         self.carrier = carrier
         self.side = side
         self.stream_id = stream_id
@@ -120,6 +146,9 @@ class AgentStream:
         self.state = StreamState.INIT
         self._metrics = metrics
         self._held = bytearray()
+        self._ready: orp.StreamReady | None = None
+        self._is_lost = False
+        self._why_not: Why | None = None
 
     @property
     def name(self) -> str:
@@ -130,13 +159,10 @@ class AgentStream:
         """Note what happened to the stream."""
         self.state = next_state(self.state, event)
 
-    async def until_ready(
-        self, ready: Future[Ready], limit: float, *, is_plain: bool, held: bytes = b""
-    ) -> None:
+    async def until_ready(self, limit: float, *, is_plain: bool, held: bytes = b"") -> None:
         """Hold what arrives until the relay has spliced the stream.
 
         Args:
-            ready: STREAM_READY, or the end of the connection.
             limit: Seconds to wait for it.
             is_plain: The relay may never send it: go on as if it had come.
             held: What arrived behind the last frame.
@@ -144,11 +170,12 @@ class AgentStream:
         Raises:
             StreamRejected: The stream was refused instead, or READY did not come.
             Closed: The connection is gone.
+            Reset: The far agent's is, or the relay leaves: nothing speaks against the stream.
         """
         self._held += held
         try:
             async with beside(self._hold(), name="agent: hold"):
-                answer = await _within(ready, limit)
+                answer = await _within(self.carried, limit)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         if isinstance(answer, Closed | StreamRejected):
@@ -157,59 +184,97 @@ class AgentStream:
             reason = f"the relay did not announce the stream within {limit:g} s"
             raise StreamRejected(RejectCode.TIMEOUT, reason)
         if answer is not None:
+            self._ready = answer
             self.peer = answer.peer_agent_uri or self.peer
         if self.state is StreamState.OPENING:
             self.advance(StreamInput.ACCEPT)
         self.advance(StreamInput.SPLICE)
 
-    async def carry(self, sock: socket.socket, watch: AbortWatch) -> None:
+    async def carry(self, sock: socket.socket, watch: AbortWatch, lasting: Lasting) -> None:
         """Join the stream with ``sock`` until both directions have ended; ``sock`` is closed.
 
         Args:
             sock: The local end's connection.
             watch: Notices when the local end aborts.
+            lasting: Lets it outlive its connection, where that is possible.
         """
-        is_consumer = self.side is Side.CONSUMER
         metrics = self._metrics
-        sent, received = metrics.bytes_up.inc, metrics.bytes_down.inc
-        bridge = Bridge(
-            sock,
-            self.carrier,
-            watch,
-            on_fin=lambda: self.advance(StreamInput.FIN),
-            on_sent=sent if is_consumer else received,
-            on_received=received if is_consumer else sent,
-        )
+        bridge = self._bridge(sock, watch, lasting)
         line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
         if self.method:
             line = line.bind(method=self.method)
         line.info("stream opened", side=self.side.name.lower())
         metrics.opened.inc()
-        held, self._held = bytes(self._held), bytearray()
         ending = FINISHED
         try:
             with metrics.open.track_inprogress():
-                await bridge.run(held)
-            sock.close()
-        except (TransportError, OSError, CancelledError) as error:
+                await bridge.run()
+            close(sock)
+        except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
             ending = _ending(error, self.side)
-            self.abandon(ending.code, finished=bridge.finished)
+            self.advance(StreamInput.RESET)
+            bridge.abandon(ending.code)
             abort(sock)
             if isinstance(error, CancelledError):
                 raise
         finally:
             metrics.ended.labels(ending.label).inc()
             up, down = bridge.sent, bridge.received
-            if not is_consumer:
+            if self.side is Side.PROVIDER:
                 up, down = down, up
+            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
+                line = line.bind(why=why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
 
-    def abandon(self, code: ErrorCode, *, finished: bool = False) -> None:
-        """End what has not ended: both directions, or only the peer's when ours has FIN."""
+    def leave_leg(self, lasting: Lasting) -> bool:
+        """Go on without the leg that was lost before STREAM_READY, if that is possible.
+
+        The consumer may have got STREAM_READY, and then comes for its stream. If so it sends
+        again what was held here.
+        """
+        if not lasting.may_last(self._claim(), self.session):
+            return False
+        self._held.clear()
+        self._is_lost = True
+        self.advance(StreamInput.SPLICE)
+        return True
+
+    def abandon(self, code: ErrorCode) -> None:
+        """End both directions of a stream that is not carried yet."""
         self.advance(StreamInput.RESET)
-        if not finished:
-            self.carrier.reset(code)
+        self.carrier.reset(code)
         self.carrier.stop(code)
+
+    def _bridge(
+        self, sock: socket.socket, watch: AbortWatch, lasting: Lasting
+    ) -> Bridge | LastingBridge:
+        """What joins the stream with ``sock``."""
+        is_consumer = self.side is Side.CONSUMER
+        sent, received = self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
+        counts = Counts(
+            fin=lambda: self.advance(StreamInput.FIN),
+            sent=sent if is_consumer else received,
+            received=received if is_consumer else sent,
+        )
+        held, self._held = bytes(self._held), bytearray()
+        claim = self._claim()
+        if not self._is_lost:
+            self._why_not = lasting.why_not(claim, self.session, self._ready)
+        if self._why_not:
+            return Bridge(sock, self.carrier, watch, held, counts)
+        leg = Leg(self.carrier, self.session, self.carried, held)
+        if self._is_lost:
+            leg.abandon(ErrorCode.LEG_LOST)
+        return LastingBridge(sock, leg, watch, Legs(lasting.uplink, claim), lasting, counts)
+
+    def _claim(self) -> Claim:
+        """What we would say of the stream after a loss."""
+        return Claim(
+            stream_id=self.stream_id,
+            peer=self.peer,
+            service=f"{self.service}/{self.method}" if self.method else self.service,
+            is_consumer=self.side is Side.CONSUMER,
+        )
 
     async def _hold(self) -> None:
         """Take what arrives until it is enough; a consumer's stream that ends was refused."""
@@ -222,6 +287,8 @@ class AgentStream:
             else:
                 return
         except Reset as reset:
+            if reset.code in LOST_EARLY:
+                raise
             code = _RESETS.get(reset.code, RejectCode.UNREACHABLE)
             reason = f"the relay reset the stream ({reset.code.name})"
             raise StreamRejected(code, reason) from reset
@@ -254,10 +321,10 @@ def parse_reject(data: bytes) -> StreamRejected:
     return StreamRejected(reject.code, reject.reason[:LONGEST_REASON])
 
 
-async def _within(ready: Future[Ready], limit: float) -> Ready | None:
+async def _within(carried: Carried, limit: float) -> Ready | None:
     try:
         async with asyncio.timeout(limit):
-            return await ready
+            return await carried.ready
     except TimeoutError:
         return None
 
@@ -266,10 +333,14 @@ def _ending(error: BaseException, side: Side) -> Ending:
     match error:
         case Reset():
             reason = f"reset from the far end ({error.code.name})"
-            return Ending(error.code or ErrorCode.CANCELLED, reason)
+            return Ending(error.code or ErrorCode.CANCELLED, reason, _WHY.get(error.code))
         case Closed():
             return Ending(ErrorCode.LEG_LOST, f"relay: {error}")
+        case ResumeError():
+            return Ending(error.code, str(error), error.why)
+        case RemoteProtocolError():
+            return Ending(error.code, str(error))
         case OSError():
             return Ending(ErrorCode.CANCELLED, f"{side}: {fault(error)}")
         case _:
-            return Ending(ErrorCode.DRAIN, "the agent stops")
+            return Ending(ErrorCode.DRAIN, "the agent stops", Why.STOPPED)

@@ -11,6 +11,7 @@
     │   ├── Reset              one direction of one stream was ended with a code
     │   └── Refused            a connection could not be made
     ├── StreamRejected         the stream was refused before it began
+    ├── ResumeError            a stream that lost its connection cannot go on
     ├── ControlError           a call to the controller failed
     └── StoreError             the controller's database
 
@@ -21,7 +22,7 @@ third-party libraries are translated once, where the library is imported, with `
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class ErrorCode(IntEnum):
@@ -59,6 +60,18 @@ class RejectCode(IntEnum):
     UNREACHABLE = 502
     REJECTED = 503
     TIMEOUT = 504
+
+
+class Why(StrEnum):
+    """Why a stream did not outlive its connection, in the words that logs have."""
+
+    WINDOW = "window over"
+    PEER = "peer without resume/2"
+    RELAY = "relay without resume/2"
+    POLICY = "policy denies"
+    REFUSED = "relay refuses"
+    STOPPED = "agent stopped"
+    GONE = "bytes gone"
 
 
 class OutRelayError(Exception):
@@ -195,6 +208,25 @@ class StreamRejected(OutRelayError):
 
     def __str__(self) -> str:
         return f"{self.code} {self.reason}"
+
+
+class ResumeError(OutRelayError):
+    """A stream that lost its connection cannot go on.
+
+    Args:
+        why: In a word.
+        reason: The same for people.
+        code: The code to end the stream with.
+    """
+
+    def __init__(self, why: Why, reason: str, code: ErrorCode = ErrorCode.NOT_RESUMABLE) -> None:
+        super().__init__(why, reason, code)
+        self.why = why
+        self.reason = reason
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ControlError(OutRelayError):

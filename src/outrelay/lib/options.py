@@ -63,6 +63,7 @@ __all__ = [
     "context_settings",
     "credential_flags",
     "flag",
+    "together",
 ]
 
 OptionsT = TypeVar("OptionsT")
@@ -129,6 +130,17 @@ flag = functools.partial(click.option, cls=Flag)
 """``click.option`` for our programs. Defaults are written as people write the values."""
 
 
+def together(*flags: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    """Several flags as one decorator, in the order the help has them."""
+
+    def decorate(function: Decorated) -> Decorated:
+        for each in reversed(flags):
+            function = each(function)
+        return function
+
+    return decorate
+
+
 def credential_flags(*, required: bool) -> Callable[[Decorated], Decorated]:
     """``--cert``, ``--key`` and ``--ca``, passed on as paths (None when optional and absent)."""
     flags = (
@@ -136,13 +148,7 @@ def credential_flags(*, required: bool) -> Callable[[Decorated], Decorated]:
         ("--key", "Private key (PEM) of the certificate."),
         ("--ca", "CA certificates (PEM) that peers are verified by."),
     )
-
-    def decorate(function: Decorated) -> Decorated:
-        for name, text in reversed(flags):
-            function = flag(name, type=FILE, required=required, help=text)(function)
-        return function
-
-    return decorate
+    return together(*(flag(name, type=FILE, required=required, help=text) for name, text in flags))
 
 
 def command(

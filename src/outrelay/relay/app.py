@@ -1,7 +1,8 @@
 """The relay as a service: its rooms put together, started and wound down.
 
-When it is told to stop it turns new connections away, lets what is spliced go on for
-``--drain``, closes the rest with DRAIN, and tells the controller what it has not yet.
+When it is told to stop it turns new connections away, asks the agents to go elsewhere, lets
+what is spliced go on for ``--drain``, closes the rest with DRAIN, and tells the controller what
+it has not yet.
 
 Source: architecture.md; protocol.md section 6, Drain.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Task, TaskGroup
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 
 from outrelay.lib.checks import faults_of
@@ -26,25 +27,19 @@ from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
 from outrelay.relay.controller import Controller
-from outrelay.relay.directory import Directory
 from outrelay.relay.doors import Doors, door_faults, open_doors
-from outrelay.relay.edge.accept import DRAINING, Edge
-from outrelay.relay.edge.control import ControlLoop
-from outrelay.relay.edge.open import Opener
+from outrelay.relay.edge.accept import DRAINING
 from outrelay.relay.edge.refusals import Refusals
-from outrelay.relay.edge.seek import Seeker
-from outrelay.relay.edge.session import Roster
+from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.limits import Bounds, Limits
 from outrelay.relay.options import RelayOptions
-from outrelay.relay.pairs import Pairs
-from outrelay.relay.policy.judge import Judge
-from outrelay.relay.quotas import Quotas
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
+from outrelay.relay.shared import Shared
 from outrelay.relay.stalls import Stalls
 
 log = get_logger(__name__)
@@ -140,16 +135,12 @@ class Relay:
         disk: Disk | None = None,
     ) -> None:
         limits = limits or _limits_of(options)
-        quotas = Quotas.of(limits, metrics.limits)
         self._options = options
+        self._limits = limits
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
         self._doors: Doors | None = None
-        roster = Roster(limits.connections_per_agent)
-        directory = Directory(roster, quotas.services)
-        self._judge = Judge(metrics.policy, allow_all=options.allow_all)
-        self._pairs = Pairs(quotas.streams)
         self._audit = Delivery(
             controller,
             metrics.audit,
@@ -157,52 +148,29 @@ class Relay:
             overflow=options.audit_overflow,
             disk=disk,
         )
-        trail = self._audit.trail
-        self._registrations = Registrations(controller, directory, relay_id)
+        shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
+        self._pairs = shared.pairs
+        self._edge = edge_of(
+            shared,
+            relay_id=relay_id,
+            elsewhere=Resolver(controller, shared.directory, options.region).relays_of,
+            tenant=options.tenant,
+        )
         self._heartbeat = Heartbeat(controller, self._describe)
-        self._revoker = Revoker(self._judge, self._pairs, trail)
-        self._stalls = Stalls(self._pairs, limits.stalled_streams)
-        self._following = Following(
-            controller=controller,
-            tenant=options.tenant,
-            judge=self._judge,
-            directory=directory,
+        self._stalls = Stalls(shared.pairs, limits.stalled_streams)
+        self._revoker = Revoker(shared.judge, shared.pairs, shared.trail)
+        self._registrations = Registrations(controller, shared.directory, relay_id)
+        self._following = self._follow(shared)
+
+    def _follow(self, shared: Shared) -> Following:
+        return Following(
+            controller=self._controller,
+            tenant=self._options.tenant,
+            judge=shared.judge,
+            directory=shared.directory,
             registrations=self._registrations,
-            roster=roster,
-            fleet=FleetWatch(relay_id, self._pairs, self._revoker),
-        )
-        opener = Opener(
-            seeker=Seeker(
-                relay_id=relay_id,
-                directory=directory,
-                elsewhere=Resolver(controller, directory, options.region).relays_of,
-                judge=self._judge,
-                pairs=self._pairs,
-                metrics=metrics.providers,
-                limits=limits,
-            ),
-            judge=self._judge,
-            pairs=self._pairs,
-            quotas=quotas,
-            trail=trail,
-            metrics=metrics.streams,
-            limits=limits,
-        )
-        self._edge = Edge(
-            roster=roster,
-            directory=directory,
-            control=ControlLoop(
-                directory=directory,
-                judge=self._judge,
-                services=quotas.services,
-                trail=trail,
-                metrics=metrics.registrations,
-                limits=limits,
-            ),
-            opener=opener,
-            metrics=metrics.carrier,
-            limits=limits,
-            tenant=options.tenant,
+            roster=shared.roster,
+            fleet=FleetWatch(self._relay_id, shared.pairs, self._revoker),
         )
 
     async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
@@ -259,22 +227,31 @@ class Relay:
     # ---- winding down --------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Wait until nothing is spliced any more, for ``--drain`` at most."""
+        """Wait until nobody needs this relay any more, for ``--drain`` at most."""
         self._draining = True
-        self._edge.drain()
+        self._edge.drain(self._options.drain)
         self._heartbeat.hurry()
         if len(self._pairs):
             log.info("draining", streams=len(self._pairs), seconds=self._options.drain)
         try:
             async with asyncio.timeout(self._options.drain):
-                await self._pairs.wait_idle()
+                await self._wait_unused()
         except TimeoutError:
             log.warning("streams are cut off", streams=len(self._pairs))
+
+    async def _wait_unused(self) -> None:
+        """Wait until nothing is spliced, and agents that can go elsewhere have gone."""
+        await self._pairs.wait_idle()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.leaving_patience):
+                await self._edge.wait_left()
+        await self._pairs.wait_idle()
 
     async def _close(self, doors: Doors, edge: Task[None]) -> None:
         for pair in self._pairs:
             if pair.splice is not None:
-                pair.splice.abandon(ErrorCode.DRAIN, DRAINING)
+                code = ErrorCode.LEG_LOST if pair.can_resume else ErrorCode.DRAIN
+                pair.splice.abandon(code, DRAINING)
         self._edge.close(ErrorCode.DRAIN, DRAINING)
         await doors.close()
         await asyncio.wait([edge], timeout=FAREWELL)
@@ -301,6 +278,7 @@ def _limits_of(options: RelayOptions) -> Limits:
         opens_per_second=Bounds(
             agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
         ),
+        resume_window=options.resume_window,
         services=Bounds(
             agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
         ),

@@ -5,6 +5,7 @@ Source: commands.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,9 +17,11 @@ from outrelay.lib.options import (
     OPTIONAL_ADDRESS,
     SIZE,
     Address,
+    Decorated,
     command,
     credential_flags,
     flag,
+    together,
 )
 from outrelay.relay import app
 from outrelay.relay.options import Overflow, RelayOptions
@@ -31,101 +34,114 @@ outrelay-relay --listen 0.0.0.0:7443 --advertise relay.example.net:7443 \\
 """
 
 
+LISTENING = together(
+    flag("--listen", type=ADDRESS, default="127.0.0.1:7443", help="Where agents dial in (UDP)."),
+    flag(
+        "--advertise",
+        type=OPTIONAL_ADDRESS,
+        default="",
+        show_default="--listen",
+        help="Where others reach this relay.",
+    ),
+    flag(
+        "--listen-tcp",
+        type=OPTIONAL_ADDRESS,
+        default="",
+        show_default="nowhere",
+        help="Where agents dial in over TCP (TLS), from networks that block UDP; usually port 443.",
+    ),
+    flag(
+        "--advertise-tcp",
+        type=OPTIONAL_ADDRESS,
+        default="",
+        show_default="--listen-tcp",
+        help="Where others reach that.",
+    ),
+)
+
+CONTROLLER = together(
+    flag(
+        "--controller",
+        "controllers",
+        multiple=True,
+        default=["127.0.0.1:7444"],
+        help="Controllers, tried in turn. Repeatable, or a comma list.",
+    ),
+    flag("--controller-plaintext", is_flag=True, help="Call the controller without TLS."),
+)
+
+NAMES = together(
+    flag("--region", default="local", help="Where this relay is."),
+    flag("--relay-id", default="", show_default="from the certificate", help="Its name."),
+    flag("--tenant", default="", show_default="all", help="Serve one tenant only."),
+)
+
+OF_ALL_AGENTS = "The same for all agents of a tenant together."
+
+
+def most(name: str, default: int, text: str = OF_ALL_AGENTS) -> Callable[[Decorated], Decorated]:
+    """A flag that is a bound: at least 1."""
+    return flag(name, type=click.IntRange(min=1), default=default, help=text)
+
+
+BOUNDS = together(
+    most("--max-streams-per-agent", 10_000, "Streams one agent may have open as a consumer."),
+    most("--max-streams-per-tenant", 100_000),
+    most(
+        "--opens-per-second",
+        1000,
+        "Streams one agent may open in the long run; twice as many at once.",
+    ),
+    most("--opens-per-second-per-tenant", 10_000),
+    most("--max-services-per-agent", 1000, "Services one agent may offer."),
+    most("--max-services-per-tenant", 10_000),
+)
+
+OUTAGES = together(
+    flag(
+        "--resume-window",
+        type=DURATION,
+        default="30s",
+        help="How long a stream that lost a connection waits for its other agent.",
+    ),
+    flag(
+        "--drain",
+        type=DURATION,
+        default="10s",
+        help="How long running streams may go on when the relay is told to stop.",
+    ),
+)
+
+AUDIT = together(
+    flag(
+        "--audit-spool",
+        type=FOLDER,
+        show_default="in memory",
+        help="Where audit events wait for the controller.",
+    ),
+    flag(
+        "--audit-spool-size",
+        type=SIZE,
+        default="256MiB",
+        help="Most of them, of all tenants; one alone may fill half of it.",
+    ),
+    flag(
+        "--audit-overflow",
+        type=click.Choice([each.value for each in Overflow]),
+        default="deny",
+        help="When a tenant's part is full: deny it new streams, or drop its events.",
+    ),
+)
+
+
 @command("relay", run=app.run, check=app.check, examples=EXAMPLES)
-@flag("--listen", type=ADDRESS, default="127.0.0.1:7443", help="Where agents dial in (UDP).")
-@flag(
-    "--advertise",
-    type=OPTIONAL_ADDRESS,
-    default="",
-    show_default="--listen",
-    help="Where others reach this relay.",
-)
-@flag(
-    "--listen-tcp",
-    type=OPTIONAL_ADDRESS,
-    default="",
-    show_default="nowhere",
-    help="Where agents dial in over TCP (TLS), from networks that block UDP; usually port 443.",
-)
-@flag(
-    "--advertise-tcp",
-    type=OPTIONAL_ADDRESS,
-    default="",
-    show_default="--listen-tcp",
-    help="Where others reach that.",
-)
-@flag(
-    "--controller",
-    "controllers",
-    multiple=True,
-    default=["127.0.0.1:7444"],
-    help="Controllers, tried in turn. Repeatable, or a comma list.",
-)
-@flag("--controller-plaintext", is_flag=True, help="Call the controller without TLS.")
+@LISTENING
+@CONTROLLER
 @credential_flags(required=True)
-@flag("--region", default="local", help="Where this relay is.")
-@flag("--relay-id", default="", show_default="from the certificate", help="Its name.")
-@flag("--tenant", default="", show_default="all", help="Serve one tenant only.")
-@flag(
-    "--max-streams-per-agent",
-    type=click.IntRange(min=1),
-    default=10_000,
-    help="Streams one agent may have open as a consumer.",
-)
-@flag(
-    "--max-streams-per-tenant",
-    type=click.IntRange(min=1),
-    default=100_000,
-    help="The same for all agents of a tenant together.",
-)
-@flag(
-    "--opens-per-second",
-    type=click.IntRange(min=1),
-    default=1000,
-    help="Streams one agent may open in the long run; twice as many at once.",
-)
-@flag(
-    "--opens-per-second-per-tenant",
-    type=click.IntRange(min=1),
-    default=10_000,
-    help="The same for all agents of a tenant together.",
-)
-@flag(
-    "--max-services-per-agent",
-    type=click.IntRange(min=1),
-    default=1000,
-    help="Services one agent may offer.",
-)
-@flag(
-    "--max-services-per-tenant",
-    type=click.IntRange(min=1),
-    default=10_000,
-    help="The same for all agents of a tenant together.",
-)
-@flag(
-    "--drain",
-    type=DURATION,
-    default="10s",
-    help="How long running streams may go on when the relay is told to stop.",
-)
-@flag(
-    "--audit-spool",
-    type=FOLDER,
-    show_default="in memory",
-    help="Where audit events wait for the controller.",
-)
-@flag(
-    "--audit-spool-size",
-    type=SIZE,
-    default="256MiB",
-    help="Most of them, of all tenants; one alone may fill half of it.",
-)
-@flag(
-    "--audit-overflow",
-    type=click.Choice([each.value for each in Overflow]),
-    default="deny",
-    help="When a tenant's part is full: deny it new streams, or drop its events.",
-)
+@NAMES
+@BOUNDS
+@OUTAGES
+@AUDIT
 @flag("--allow-all", is_flag=True, help="Ask no policy. For development only.")
 def main(
     *,
@@ -147,6 +163,7 @@ def main(
     opens_per_second_per_tenant: int,
     max_services_per_agent: int,
     max_services_per_tenant: int,
+    resume_window: float,
     drain: float,
     audit_spool: Path | None,
     audit_spool_size: int,
@@ -177,6 +194,7 @@ def main(
         opens_per_second_per_tenant=opens_per_second_per_tenant,
         max_services_per_agent=max_services_per_agent,
         max_services_per_tenant=max_services_per_tenant,
+        resume_window=resume_window,
         drain=drain,
         audit_spool=audit_spool,
         audit_spool_size=audit_spool_size,

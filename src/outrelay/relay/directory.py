@@ -2,7 +2,8 @@
 
 Words: a *row* is one provider of one service as the registry has it; the *copy* is all
 rows a Watch has told us of. Agents attached to this relay are known at once, without the
-controller; the copy tells of those attached elsewhere.
+controller; the copy tells of those attached elsewhere. A service whose provider was lost is
+*expected*: for a while somebody who asks for it waits.
 
 Invariant: a name is looked up within one tenant, and nothing of another tenant shows.
 
@@ -15,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.relay.arrivals import Arrivals
 from outrelay.relay.edge.session import Offer, Roster, Session
 from outrelay.relay.quotas import Quota
 
@@ -33,10 +35,12 @@ class Directory:
     Args:
         roster: The sessions there are.
         services: Counts what agents offer here; None: nobody does.
+        window: Seconds a service is expected.
     """
 
-    def __init__(self, roster: Roster, services: Quota | None = None) -> None:
+    def __init__(self, roster: Roster, services: Quota | None = None, window: float = 30.0) -> None:
         self._roster = roster
+        self._arrivals = Arrivals(window, _now)
         self._services = services
         self._on_change: Callable[[str], None] = _nobody
         self._attached: dict[str, dict[str, None]] = {}
@@ -55,11 +59,13 @@ class Directory:
     def offer(self, session: Session, name: str, offer: Offer) -> None:
         """``session`` offers a service, or offers it otherwise than before."""
         session.services[name] = offer
-        uris = self._attached.setdefault(service_id(session.tenant, name), {})
+        key = service_id(session.tenant, name)
+        uris = self._attached.setdefault(key, {})
         if session.uri not in uris:
             uris[session.uri] = None
             if self._services is not None:
                 self._services.take(session.uri, session.tenant)
+        self._arrivals.come(key)
         self._on_change(session.uri)
 
     def withdraw(self, session: Session, name: str) -> None:
@@ -73,6 +79,8 @@ class Directory:
         """``session`` has left the roster."""
         for name in session.services:
             self._forget(session, name)
+            if (key := service_id(session.tenant, name)) not in self._attached:
+                self._arrivals.expect(key)
         if session.services:
             self._on_change(session.uri)
 
@@ -122,12 +130,37 @@ class Directory:
             if not self._attached[key]:
                 del self._attached[key]
 
+    # ---- agents on their way -------------------------------------------------------------
+
+    def expect(self, row: registry.Provider) -> None:
+        """The registry has the provider here: it was, until this relay was restarted."""
+        if row.service_id not in self._attached:
+            self._arrivals.expect(row.service_id)
+
+    def expects(self, tenant: str, name: str) -> bool:
+        """Whether somebody may offer the service here soon, who did until lately."""
+        return self._arrivals.expects(service_id(tenant, name))
+
+    async def arrival(self, tenant: str, name: str) -> None:
+        """Return when somebody next begins to offer the service here."""
+        await self._arrivals.wait(service_id(tenant, name))
+
     # ---- the copy of the registry --------------------------------------------------------
 
     def relays_of(self, tenant: str, name: str) -> set[str]:
         """The relays behind which the registry knows providers of the service."""
         rows = self._copy.get(service_id(tenant, name), {})
         return {row.relay_id for row in rows.values()}
+
+    def endpoints_of(self, tenant: str) -> set[str]:
+        """Where the relays are that the registry knows agents of the tenant behind."""
+        return {
+            row.relay_endpoint
+            for key, rows in self._copy.items()
+            if key.partition("/")[0] == tenant
+            for row in rows.values()
+            if row.healthy and row.relay_endpoint
+        }
 
     def replace(self, copy: Copy) -> None:
         """Hold exactly these rows, in one step: they are all there are."""
@@ -158,6 +191,10 @@ class Directory:
 
 def _nobody(_uri: str) -> None:
     """Nobody has subscribed."""
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def add_row(copy: Copy, row: registry.Provider) -> None:

@@ -24,6 +24,9 @@ class Limits:
         hello_timeout: From the handshake to HELLO.
         first_frame_timeout: For the first frame of a data stream.
         open_timeout: From there to the answer of a provider, however many are asked.
+        policy_patience: For the first rules, where something is asked before they have come.
+        arrival_patience: For a provider that was here until lately, or is at another relay.
+        leaving_patience: For agents to go elsewhere when the relay stops and carries nothing.
         provider_patience: For one provider's answer, while another one can be asked.
         provider_tries: Providers asked for one stream.
         frame_bytes: Payload of a frame.
@@ -34,6 +37,9 @@ class Limits:
         registrations_burst: Changes to what one agent offers, at once.
         streams: That consumers have, also those being opened.
         opening: Streams of which nobody has accepted yet; each may hold 1 MiB that nobody reads.
+        resume_window: From a half of a stream to its other half.
+        halves: That wait for that.
+        early_bytes: That they have said too early, all of them; each at most a frame's length.
         opens_per_second: Streams opened in the long run; twice as many at once.
         stalled_streams: Directions of streams that nobody reads, of all agents; each holds
             up to 2 MiB.
@@ -42,6 +48,9 @@ class Limits:
     hello_timeout: float = 5.0
     first_frame_timeout: float = 5.0
     open_timeout: float = 10.0
+    policy_patience: float = 5.0
+    arrival_patience: float = 3.0
+    leaving_patience: float = 1.0
     provider_patience: float = 2.0
     provider_tries: int = 3
     frame_bytes: int = 64 * 1024
@@ -52,5 +61,8 @@ class Limits:
     registrations_burst: int = 2000
     streams: Bounds = Bounds(agent=10_000, tenant=100_000)
     opening: Bounds = Bounds(agent=1024, tenant=8192)
+    resume_window: float = 30.0
+    halves: Bounds = Bounds(agent=10_000, tenant=100_000)
+    early_bytes: int = 64 * 2**20
     opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
     stalled_streams: int = 512

@@ -49,6 +49,7 @@ class RelayOptions:
         opens_per_second_per_tenant: The same for all agents of a tenant together.
         max_services_per_agent: Services one agent may offer.
         max_services_per_tenant: The same for all agents of a tenant together.
+        resume_window: Seconds a stream that has lost a connection waits for its other half.
         drain: Seconds running streams have to finish when the relay is told to stop.
         audit_spool: Folder for audit events that wait for the controller; None: in memory.
         audit_spool_size: Bytes of that folder for all tenants together.
@@ -74,6 +75,7 @@ class RelayOptions:
     opens_per_second_per_tenant: int = 10_000
     max_services_per_agent: int = 1000
     max_services_per_tenant: int = 10_000
+    resume_window: float = 30.0
     drain: float = 10.0
     audit_spool: Path | None = None
     audit_spool_size: int = 256 * 2**20

@@ -1,6 +1,7 @@
 """The streams this relay carries: being opened or spliced, by tenant and stream id.
 
-Two tenants may draw the same id and never learn of it.
+Two tenants may draw the same id and never learn of it. Of a stream that has ended well, whose it
+was is known for a moment more.
 
 Source: protocol.md section 5.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from outrelay.lib.errors import RejectCode, StreamRejected
 from outrelay.relay.call import Call
-from outrelay.relay.edge.session import Session
+from outrelay.relay.edge.session import RESUME, Session
+from outrelay.relay.ended import Ended, Ends
 from outrelay.relay.quotas import Quota
-from outrelay.relay.splice import Splice
+from outrelay.relay.splice import FINISHED, Splice
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,6 +32,7 @@ class Pair:
         splice: Set once the provider has accepted.
         opened_ms: When that was, milliseconds since the epoch.
         revoked: Why it must end, once it must.
+        over: Set once it is carried no longer.
     """
 
     call: Call
@@ -38,6 +41,26 @@ class Pair:
     splice: Splice | None = None
     opened_ms: int = 0
     revoked: str = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether both agents can go on with it when a connection of theirs is lost."""
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Why they cannot; empty where they can."""
+        if self.consumer.uri == self.provider.uri:
+            return "an agent resumes no streams with itself"
+        sides = (("consumer", self.consumer), ("provider", self.provider))
+        lacking = [side for side, session in sides if RESUME not in session.features]
+        return f"no {RESUME} at the {' and the '.join(lacking)}" if lacking else ""
+
+    @property
+    def ends(self) -> Ends:
+        """Whose it is."""
+        return Ends(self.consumer, self.provider)
 
 
 class Pairs:
@@ -50,6 +73,7 @@ class Pairs:
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
         self._pairs: dict[tuple[str, int], Pair] = {}
+        self._ended = Ended()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -58,6 +82,17 @@ class Pairs:
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(list(self._pairs.values()))
+
+    def find(self, tenant: str, stream_id: int) -> Pair | None:
+        """The pair of that id, if a tenant has one here."""
+        return self._pairs.get((tenant, stream_id))
+
+    def ends_of(self, tenant: str, stream_id: int) -> Ends | None:
+        """Whose stream that is, once it is spliced and until a moment after its end."""
+        pair = self.find(tenant, stream_id)
+        if pair is None:
+            return self._ended.find((tenant, stream_id), _now())
+        return pair.ends if pair.splice else None
 
     def check(self, call: Call) -> None:
         """Raise StreamRejected (429, 409) when there is no place for ``call``."""
@@ -78,6 +113,9 @@ class Pairs:
             yield
         finally:
             del self._pairs[key]
+            if pair.splice and pair.splice.ending is FINISHED and pair.can_resume:
+                self._ended.add(key, pair.ends, _now())
+            pair.over.set()
             pair.provider.serving -= 1
             self._quota.give(pair.call.caller, pair.call.tenant)
             if not self._pairs:
@@ -92,3 +130,7 @@ class Pairs:
     async def wait_idle(self) -> None:
         """Return when there is no pair."""
         await self._idle.wait()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

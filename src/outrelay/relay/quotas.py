@@ -159,6 +159,7 @@ class Quotas:
 
     streams: Quota
     opening: Quota
+    halves: Quota
     services: Quota
     opens: Pace
 
@@ -168,6 +169,7 @@ class Quotas:
         return cls(
             streams=Quota("streams", "streams open", limits.streams, metrics),
             opening=Quota("opening", "streams being opened", limits.opening, metrics),
+            halves=Quota("halves", "streams that wait to be resumed", limits.halves, metrics),
             services=Quota("services", "services", limits.services, metrics),
             opens=Pace(
                 "opens", "opens more than {} streams a second", limits.opens_per_second, metrics

@@ -76,6 +76,7 @@ class Registrations:
             if row.relay_id == self._relay_id:
                 offer = Offer(local_addr=row.local_addr, weight=row.weight, priority=row.priority)
                 held.setdefault(row.agent_uri, {})[name] = offer
+                self._directory.expect(row)
             elif (ours := self._directory.offers_of(row.agent_uri).get(name)) is not None:
                 held.setdefault(row.agent_uri, {})[name] = ours  # the agent is elsewhere, too
         for uri, before in self._published.items():

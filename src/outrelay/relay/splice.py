@@ -54,18 +54,32 @@ class Leg:
         stream: The carrier's.
         side: Whose it is: ``CONSUMER`` or ``PROVIDER``.
         early: Bytes that came behind the frames before the splice; they are passed on first.
+        on_reset: Told the code before our direction is reset.
     """
 
-    __slots__ = ("early", "side", "stream")
+    __slots__ = ("early", "on_reset", "side", "stream")
 
-    def __init__(self, stream: Stream, side: str, early: bytes = b"") -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        side: str,
+        early: bytes = b"",
+        on_reset: Callable[[ErrorCode], None] | None = None,
+    ) -> None:
         self.stream = stream
         self.side = side
         self.early = early
+        self.on_reset = on_reset
+
+    def reset(self, code: ErrorCode) -> None:
+        """End our direction with ``code``."""
+        if self.on_reset:
+            self.on_reset(code)
+        self.stream.reset(code)
 
     def abandon(self, code: ErrorCode) -> None:
         """End both directions with ``code``."""
-        self.stream.reset(code)
+        self.reset(code)
         self.stream.stop(code)
 
 
@@ -113,10 +127,13 @@ class Splice:
         self.up = Direction(consumer, provider, on_up)
         self.down = Direction(provider, consumer, on_down)
 
-    async def run(self) -> Ending:
+    async def run(self, owner: str = CONSUMER) -> Ending:
         """Pass bytes until both directions have ended; how the first ended that was cut short.
 
         Cancelled, it ends both legs with LEG_LOST: the connection that owns it is gone.
+
+        Args:
+            owner: Whose connection that is, ``CONSUMER`` or ``PROVIDER``.
         """
         try:
             async with TaskGroup() as group:
@@ -125,7 +142,7 @@ class Splice:
                 spawn(group, self._pump(self.up), name="relay: splice up")
                 await self._pump(self.down)
         except CancelledError:
-            self.abandon(ErrorCode.LEG_LOST, "the consumer's connection is gone")
+            self.abandon(ErrorCode.LEG_LOST, f"the {owner}'s connection is gone")
             raise
         return self._ending
 
@@ -133,6 +150,11 @@ class Splice:
     def ending(self) -> Ending:
         """How it ended, as far as it has."""
         return self._ending
+
+    def explain(self, side: str, code: ErrorCode) -> None:
+        """An agent has said with which code it will end its leg."""
+        leg = self._consumer if side == CONSUMER else self._provider
+        leg.stream.explain(code)
 
     def abandon(self, code: ErrorCode, reason: str) -> None:
         """End both legs, both ways, with ``code``; ``run`` returns then."""
@@ -160,7 +182,7 @@ class Splice:
                 data = await source.read(READ_SIZE)
             except Reset as error:
                 self._note(error.code, f"reset by the {direction.source.side}")
-                return sink.reset(error.code)
+                return direction.sink.reset(error.code)
             except Closed:
                 return self._lost(direction.source)
             if not data:

@@ -55,7 +55,7 @@ class DemoError(OutRelayError):
 class Story:
     """What the reader of the demo sees."""
 
-    STEPS = 9
+    STEPS = 10
 
     def __init__(self) -> None:
         self._step = 0
@@ -149,11 +149,16 @@ class Application:
             OSError: The connection was refused, reset, or stood still.
             HTTPException: It ended without an answer, or within one.
         """
+        with self.response(method, path, body) as response:
+            return response.read()
+
+    @contextmanager
+    def response(self, method: str, path: str, body: bytes = b"") -> Iterator[HTTPResponse]:
+        """An answer whose body is still to be read; raises what ``request`` does."""
         connection = HTTPConnection(*self._address, timeout=_TIMEOUT)
         try:
             connection.request(method, path, body)
-            response: HTTPResponse = connection.getresponse()
-            return response.read()
+            yield connection.getresponse()
         finally:
             connection.close()
 
@@ -185,6 +190,7 @@ def play(directory: Path, story: Story) -> None:
             allow(application, deployment, story)
             transfer(application, story)
             show_audit(deployment, story)
+            survive(application, deployment, consumer, story)
         except (OSError, HTTPException, DemoError) as error:
             raise DemoError(_report(error, deployment)) from error
         stop(deployment, story)
@@ -317,6 +323,34 @@ def _audit_line(event: Mapping[str, Any]) -> str:
         f"{moment:%H:%M:%S}  {what:<8}  {event['decision']:<5}  "
         f"agent {who}..  {event['target']}  {moved}{event['reason']}"
     )
+
+
+def survive(
+    application: Application, deployment: Deployment, consumer: Program, story: Story
+) -> None:
+    """The relay dies in the middle of a transfer, and another one takes its place."""
+    story.step(
+        "The relay is killed in the middle of a transfer",
+        "The agents keep what the other side has not confirmed, and go on where they were.",
+    )
+    application.show("GET", "/file")
+    with application.response("GET", "/file") as response:
+        data = response.read(MIB)
+        began = time.monotonic()
+        story.command(f"kill -KILL {deployment.kill_relay()}")
+        story.tell("No relay runs now. The application waits, its connection stays open.")
+        deployment.start_relay()
+        data += response.read()
+    elapsed = time.monotonic() - began
+    consumer.wait_for("stream resumed", timeout=_PATIENCE)
+    sent, received = digest(payload()), digest(data)
+    story.tell(
+        f"sent     {sent}  by the service",
+        f"received {received}, on one connection,",
+        f"all of it {elapsed:.1f} s after the kill.",
+    )
+    if sent != received:
+        raise DemoError("what arrived is not what was sent")
 
 
 def stop(deployment: Deployment, story: Story) -> None:

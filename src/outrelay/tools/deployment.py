@@ -50,6 +50,7 @@ class Deployment:
         directory: Where everything lives; it exists and is empty.
         tell: Gets the command lines.
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
+        agent: What to run as an agent: a console script, or a module.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Deployment:
         tell: Callable[[str], None] = _quiet,
         *,
         carrier: Carrier = Carrier.QUIC,
+        agent: str = "outrelay-agent",
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -65,11 +67,13 @@ class Deployment:
         """Who the consumer's agent is."""
         self._directory = directory
         self._carrier = carrier
+        self._agent = agent
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
         self.relay: Address = ("127.0.0.1", 7443)
         """Where the relay listens for the carrier, once it does."""
+        self._door: Address | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,15 +114,24 @@ class Deployment:
         return program
 
     def start_relay(self) -> Program:
-        """The relay, as soon as it serves."""
+        """The relay, as soon as it serves; where the one before it did, if there was one."""
+        at = address_text(self._door) if self._door else _ANY_PORT
+        is_tcp = self._carrier is Carrier.TCP
         program = self._start(
-            "outrelay-relay", "--listen", _ANY_PORT,
-            *(("--listen-tcp", _ANY_PORT) if self._carrier is Carrier.TCP else ()),
+            "outrelay-relay",
+            *(("--listen", _ANY_PORT, "--listen-tcp", at) if is_tcp else ("--listen", at)),
             "--controller", address_text(self.controller),
             *_credentials("relay"),
         )  # fmt: skip
-        self.relay = _listening(program, carrier=self._carrier)
+        self.relay = self._door = _listening(program, carrier=self._carrier)
         return program
+
+    def kill_relay(self) -> int:
+        """Kill the relay, as a power cut would; its process id."""
+        (program,) = (each for each in self.running if each.name == "relay")
+        self.running.remove(program)
+        program.kill()
+        return program.pid
 
     def stop_relay(self) -> None:
         """Stop the relay, if one runs."""
@@ -170,7 +183,7 @@ class Deployment:
 
     def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
         return self._start(
-            "outrelay-agent", _RELAY_FLAGS[self._carrier], address_text(self.relay),
+            self._agent, _RELAY_FLAGS[self._carrier], address_text(self.relay),
             *_credentials(certificate), *services,
             name=name,
         )  # fmt: skip

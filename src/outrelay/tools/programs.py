@@ -61,7 +61,7 @@ class Program:
     """A program that runs until it is stopped.
 
     Args:
-        script: Its console script: ``outrelay-relay``.
+        script: Its console script, ``outrelay-relay``; or a module, which has a dot.
         arguments: Its command line; the form of the log is added.
         directory: Where it runs, and where its log goes.
         name: What to call it, where there are several of the script.
@@ -74,7 +74,7 @@ class Program:
         self._log = directory / f"{self.name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [script_path(script), *arguments, "--log-format", "json"],
+                [*_command(script), *arguments, "--log-format", "json"],
                 cwd=directory,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -123,6 +123,15 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def _lines(self) -> list[str]:
         return self._log.read_text(errors="replace").splitlines()
@@ -173,6 +182,10 @@ def signals_held() -> Iterator[None]:
 def script_path(script: str) -> str:
     """Where a console script is: beside the interpreter that runs us."""
     return str(Path(sys.executable).with_name(script))
+
+
+def _command(script: str) -> list[str]:
+    return [sys.executable, "-m", script] if "." in script else [script_path(script)]
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from outrelay.agent.session import dialling
-from outrelay.agent.session.dialling import Dialling, Link
+from outrelay.agent.session.dialling import FIRST, MOST, Dialling, Link
 from outrelay.lib.errors import Refused
 from outrelay.lib.transport.dial import Attempt
 from outrelay.lib.transport.ways import Carrier, Endpoint
@@ -33,7 +33,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[list[list[Endpoint]]]:
     """What was raced, by tiers; every race is lost."""
     raced: list[list[list[Endpoint]]] = []
 
-    async def race(tiers: Sequence[Sequence[Attempt[Link]]]) -> Link:
+    async def race(tiers: Sequence[Sequence[Attempt[Link]]], **_: float) -> Link:
         raced.append([[each.args[0] for each in tier] for tier in tiers])  # type: ignore[attr-defined]
         raise Refused("all", "no answer")
 
@@ -48,6 +48,7 @@ async def lose(dialling: Dialling) -> None:
 
 async def made(place: Place, endpoint: Endpoint) -> Link:
     """A connection to a relay that listens at ``endpoint``."""
+    place.network.forget(endpoint.address)
     place.network.listen(endpoint.address, RELAY)
     return await Dialling(OPTIONS, place.ways())._dial(endpoint)
 
@@ -80,6 +81,43 @@ async def test_what_a_relay_tells_of_is_kept_for_need(
     dialling.avoided = Q1
     await lose(dialling)
     assert orders == [[[Q1, Q2, T1], [T2], [Q3]], [[Q2, T1], [T2], [Q3], [Q1]]]
+
+
+@pytest.mark.parametrize(
+    ("lost", "order"),
+    [
+        (Q1, [[[[Q1], [Q2]]], [T1, T2]]),
+        (Q2, [[[[Q2], [Q1]]], [T1, T2]]),
+        (T2, [[[[T2], [Q1], [Q2]]], [T1]]),
+    ],
+)
+async def test_whoever_lost_streams_returns_and_then_goes_round(
+    place: Place, orders: list[list[list[Endpoint]]], lost: Endpoint, order: object
+) -> None:
+    dialling, link = Dialling(BOTH, place.ways()), await made(place, lost)
+    dialling.has_lost(link)
+    await lose(dialling)
+    assert orders == [order]
+    dialling.has_worked(link, ())
+    dialling.has_lost(link)
+    dialling.has_left(link, ())  # it is not to be returned to
+    await lose(dialling)
+    assert lost in orders[1][-1]
+
+
+async def test_the_one_that_was_lost_has_little_time_to_itself(place: Place) -> None:
+    dialling = Dialling(BOTH, place.ways())
+    dialling.has_lost(await made(place, Q1))
+    place.network.forget(Q1.address)
+    place.network.listen(Q2.address, RELAY)
+    assert (await dialling.any_relay()).endpoint == Q2
+
+
+def test_a_relay_that_comes_back_is_dialled_anew_while_streams_live(place: Place) -> None:
+    dialling = Dialling(BOTH, place.ways())
+    for is_busy, patience in ((True, FIRST), (False, 2 * FIRST), (False, MOST), (True, FIRST)):
+        dialling.has_failed(is_busy=is_busy)
+        assert dialling._patience == patience
 
 
 async def test_only_tcp_can_be_bettered_and_only_by_quic(place: Place) -> None:

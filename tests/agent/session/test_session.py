@@ -33,7 +33,7 @@ async def test_hello_says_who_we_are_and_what_we_can(place: Place) -> None:
         link = await place.relay.connected()
         first = await link.hello()
         assert (first.protocol_version, first.agent_uri) == ("orp/1", AGENT.uri)
-        assert list(first.capabilities) == ["deregister/1"]
+        assert list(first.capabilities) == ["deregister/1", "goaway/1", "resume/2"]
         assert len(first.instance) == 16
         await link.acknowledge()
         link.connection.close()

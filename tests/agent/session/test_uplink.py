@@ -197,10 +197,10 @@ def sever(link: Link) -> None:
     link.connection.sever()
 
 
+@pytest.mark.virtual_time
 async def test_a_plain_relay_that_was_lost_is_connected_once_more(
-    place: Place, dialer: Recorder, monkeypatch: pytest.MonkeyPatch
+    place: Place, dialer: Recorder
 ) -> None:
-    monkeypatch.setattr(uplink, "PLAIN_FORGETS", 0.1)
     async with place.agent(expose={SERVICE: unused_port()}, dialer=dialer):
         link = await place.relay.accept(())
         await link.registered()

@@ -75,3 +75,17 @@ async def test_streams_under_way_when_the_connection_ends_are_dropped() -> None:
     hidden.finish()
     assert (await closing(far.accept_stream())).by_peer
     assert isinstance(await far.wait_closed(), Closed)
+
+
+async def test_a_writer_learns_of_the_loss_though_the_other_direction_is_over() -> None:
+    network = MemoryNetwork()
+    listener = network.listen(LOOPBACK, RELAY)
+    near = await network.dialer(AGENT).dial(listener.address, roles={Role.RELAY})
+    far = await listener.accept()
+    ours = await near.open_stream()
+    await ours.write(b"x")
+    theirs = await far.accept_stream()
+    theirs.finish()
+    assert await ours.read() == b""
+    far.sever()
+    assert (await closing(ours.wait_finished())).lost

@@ -7,10 +7,12 @@ import time
 
 import pytest
 
+from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.values import address_text
 from outrelay.relay.limits import Limits
 from tests.relay.rooms import call, relay_rooms, severed
 from tests.support.peers import (
@@ -43,7 +45,7 @@ async def test_hello_is_answered_with_what_this_relay_accepts() -> None:
         before = time.time() * 1000
         ack = await peer.hello("goaway/1", "deregister/1", "resume/2", "unheard-of/9")
 
-        assert list(ack.accepted_features) == ["deregister/1"]
+        assert list(ack.accepted_features) == ["deregister/1", "goaway/1", "resume/2"]
         assert before - 1 <= ack.server_time_unix_ms <= time.time() * 1000 + 1
         other = await (await relay.peer(AGENT_B)).hello()
         assert list(other.accepted_features) == []
@@ -331,12 +333,43 @@ async def test_a_connection_with_a_renewed_certificate_lives_on() -> None:
         assert (await close_code(renewed)).code is ErrorCode.DENIED
 
 
+def row(
+    name: str, relay: str, endpoint: str, *, tenant: str = "acme", healthy: bool = True
+) -> registry.Provider:
+    """A service behind another relay, as the registry has it."""
+    return registry.Provider(
+        service_id=f"{tenant}/{name}",
+        agent_uri=AGENT_C.uri,
+        relay_id=relay,
+        relay_endpoint=endpoint,
+        healthy=healthy,
+    )
+
+
 async def test_a_draining_relay_turns_new_connections_away_and_serves_the_others() -> None:
     async with relay_rooms() as relay:
         provider = await relay.provider()
         consumer = await relay.agent(AGENT_A)
-        relay.edge.drain()
+        moving = await relay.agent(AGENT_C, *FEATURES)
+        greeting = await relay.peer(AGENT_C)
+        add = relay.directory.add
+        add(row("a", "r2", "r2:7443"))
+        add(row("b", "r3", "r3:7443"))
+        add(row("c", "r4", "r4:7443", healthy=False))
+        add(row("d", "r1", address_text(relay.listener.address)))
+        add(row("e", "r5", "r5:7443", tenant="globex"))
+        relay.edge.drain(2.5)
 
+        goaway = await moving.expect(FrameType.GOAWAY, orp.Goaway)
+        assert goaway == orp.Goaway(
+            reason="this relay is shutting down",
+            alternate_endpoints=["r2:7443", "r3:7443"],
+            drain_ms=2500,
+        )
+        with pytest.raises(Closed):
+            await greeting.hello(*FEATURES)
+        await provider.expect(FrameType.GOAWAY, orp.Goaway)
+        await consumer.ping()  # a plain agent is told nothing
         assert (await close_code(await relay.peer(AGENT_A))).code is ErrorCode.DRAIN
         await consumer.open("echo", stream_id=7)
         await provider.incoming()

@@ -12,9 +12,11 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.relay.edge.session import Offer
 from outrelay.relay.limits import Bounds, Limits
-from tests.relay.rooms import Rooms, relay_rooms, rule
+from tests.relay.edge.resuming import claim, offer, resume
+from tests.relay.rooms import Rooms, call, relay_rooms, rule
 from tests.support.events import events
 from tests.support.peers import AGENT_A, AGENT_B, AGENT_C, FEATURES, AgentPeer, rejection
+from tests.support.turns import everybody_waits, until
 
 MANY = 300
 
@@ -67,6 +69,42 @@ async def test_streams_that_never_begin_are_counted_all_and_logged_once_a_second
                 assert caught.value.code is ErrorCode.PROTOCOL
             assert relay.metric("outrelay_streams_ended_total", result="protocol") == MANY
     assert 1 <= len(seen.of("stream dropped", consumer=AGENT_A.uri)) < 10
+
+
+# ---- STREAM_RESUME -----------------------------------------------------------------------------
+
+
+async def test_a_flood_of_halves_is_bounded_and_others_go_on() -> None:
+    bounds = Bounds(agent=20, tenant=1000)
+    with events() as seen:
+        async with relay_rooms(limits=Limits(halves=bounds)) as relay:
+            hostile = await relay.agent(AGENT_C, *FEATURES)
+            tasks = len(asyncio.all_tasks())
+            for number in range(1, MANY + 1):
+                await offer(hostile, claim(stream_id=1000 + number), behind=bytes(100))
+                if number % 50 == 0:
+                    await everybody_waits()
+            assert relay.metric("outrelay_in_use", what="halves") == 20
+            assert relay.metric("outrelay_streams_ended_total", result="429") == MANY - 20
+            assert len(asyncio.all_tasks()) - tasks <= 3 * 20
+            stream = await resume(
+                await relay.agent(AGENT_A, *FEATURES), await relay.agent(AGENT_B, *FEATURES)
+            )
+            await stream.near.write(b"still served")
+            assert await stream.far.read() == b"still served"
+            hostile.connection.close()
+            await until(lambda: relay.metric("outrelay_in_use", what="halves") == 0)
+    assert 1 <= len(seen.of("stream refused", consumer=AGENT_C.uri)) < 10
+
+
+async def test_a_flood_of_claims_to_a_live_stream_ends_others_nothing() -> None:
+    async with relay_rooms() as relay:
+        both = await call(relay)
+        hostile = await relay.agent(AGENT_C, *FEATURES)
+        for _ in range(MANY):
+            assert (await rejection(await offer(hostile, claim())))[0] == 409
+        await both.near.write(b"still here")
+        assert await both.far.read() == b"still here"
 
 
 # ---- REGISTER ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from outrelay.lib.control.v1 import policy_pb2 as policy
@@ -9,7 +11,7 @@ from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.lib.policy import P2PMode, RelayMode
+from outrelay.lib.policy import P2PMode, PolicySet, RelayMode
 from outrelay.lib.transport.carrier import Stream
 from outrelay.relay.limits import Bounds, Limits
 from tests.relay.rooms import ALLOW_ALL, call, relay_rooms, rule, severed
@@ -206,13 +208,31 @@ async def test_without_policy_for_development() -> None:
 
 
 async def test_nothing_is_allowed_before_there_is_a_policy() -> None:
-    async with relay_rooms(rules=None) as relay:
+    async with relay_rooms(rules=None, limits=Limits(policy_patience=0.0)) as relay:
         await relay.provider()
         consumer = await relay.agent(AGENT_A)
         code, reason = await rejection(await consumer.open("echo", stream_id=7))
 
         assert code == 403
         assert "has no policy yet" in reason
+
+
+async def test_who_comes_before_the_policy_waits_for_it() -> None:
+    async with relay_rooms(rules=None) as relay:
+        provider = await relay.provider()
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        allowed = await consumer.open("echo", stream_id=7)
+        denied = await consumer.open("vault", stream_id=8)
+        await everybody_waits()
+        relay.judge.replace_tenant("globex", [])  # which says nothing of this one
+        await everybody_waits()
+        assert relay.events("reject", "open") == []
+        relay.judge.replace(PolicySet([rule("echo")]))
+        far, _ = await provider.incoming()
+        await accept(far)
+        await allowed.write(b"up")
+        assert await far.read() == b"up"
+        assert await rejection(denied) == (403, "no policy rule allows it")
 
 
 async def test_what_no_rule_allows_is_denied_and_recorded() -> None:
@@ -291,6 +311,7 @@ async def test_a_service_nobody_offers() -> None:
         assert "echo" in reason
 
 
+@pytest.mark.virtual_time
 async def test_a_service_offered_behind_another_relay() -> None:
     async with relay_rooms() as relay:
         row = registry.Provider(
@@ -302,6 +323,81 @@ async def test_a_service_offered_behind_another_relay() -> None:
         code, reason = await rejection(await consumer.open("echo", stream_id=7))
         assert code == 502
         assert "r2" in reason
+        assert elapsed() == 3.0  # its providers may be on their way
+
+
+@pytest.mark.virtual_time
+async def test_a_provider_that_was_lost_is_waited_for() -> None:
+    async with relay_rooms(limits=Limits(resume_window=20.0)) as relay:
+        provider = await relay.provider()
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        severed(provider)
+        await until(lambda: relay.directory.expects("acme", "echo"))
+        near = await consumer.open("echo", stream_id=7)
+        await asyncio.sleep(2.5)
+        again = await relay.provider()
+        far, _ = await again.incoming()
+        await accept(far)
+        await near.write(b"up")
+        assert await far.read() == b"up"
+
+        severed(again)
+        await until(lambda: relay.directory.expects("acme", "echo"))
+        assert (await rejection(await consumer.open("echo", stream_id=8)))[0] == 404
+        assert elapsed() == 5.5
+        await asyncio.sleep(18)
+        assert (await rejection(await consumer.open("echo", stream_id=9)))[0] == 404
+        assert elapsed() == 23.5
+
+
+async def test_a_provider_that_is_lost_while_it_is_asked_is_waited_for() -> None:
+    async with relay_rooms() as relay:
+        provider = await relay.provider()
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        near = await consumer.open("echo", stream_id=7)
+        await provider.incoming()
+        severed(provider)
+        await everybody_waits()
+        again = await relay.provider()
+        far, _ = await again.incoming()
+        await accept(far)
+        await near.write(b"up")
+        assert await far.read() == b"up"
+
+
+async def test_one_that_comes_back_and_may_not_serve_is_not_asked() -> None:
+    async with relay_rooms(rules=[rule("echo")]) as relay:
+        severed(await relay.provider())
+        await until(lambda: relay.directory.expects("acme", "echo"))
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        near = await consumer.open("echo", stream_id=7)
+        same = await consumer.open("echo", stream_id=7)
+        await everybody_waits()
+        refuses = rule(AGENT_C.uri, rule_id="2", caller=AGENT_B.uri)
+        relay.judge.replace(PolicySet([rule("echo"), refuses]))
+        await relay.provider()
+        for stream in (near, same):
+            assert (await rejection(stream))[0] == 403
+
+
+async def test_the_id_may_be_taken_while_a_provider_is_waited_for() -> None:
+    async with relay_rooms() as relay:
+        severed(await relay.provider())
+        await until(lambda: relay.directory.expects("acme", "echo"))
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        streams = [await consumer.open("echo", stream_id=7) for _ in range(2)]
+        await everybody_waits()
+        provider = await relay.provider()
+        await provider.incoming()
+        assert (await rejection(streams[1]))[0] == 409
+
+
+async def test_a_service_that_was_withdrawn_is_not_waited_for() -> None:
+    async with relay_rooms() as relay:
+        provider = await relay.provider()
+        await provider.deregister("echo")
+        consumer = await relay.agent(AGENT_A, *FEATURES)
+        assert (await rejection(await consumer.open("echo", stream_id=7)))[0] == 404
 
 
 async def test_a_service_whose_last_provider_here_has_just_left() -> None:
@@ -414,7 +510,7 @@ MALFORMED = {
     ),
     "no id": encode(FrameType.OPEN_STREAM, orp.OpenStream(target_service="echo")),
     "out of order": encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()),
-    "not of this relay": encode(FrameType.STREAM_RESUME, orp.StreamResume(stream_id=7)),
+    "not of this relay": encode(FrameType.MIGRATE_TO_RELAY, orp.MigrateToRelay(stream_id=7)),
 }
 
 
@@ -553,6 +649,7 @@ async def test_a_provider_that_breaks_off(how: str) -> None:
         assert len(relay.pairs) == 0
 
 
+@pytest.mark.virtual_time
 async def test_a_provider_whose_connection_goes_before_it_answers() -> None:
     async with relay_rooms() as relay:
         provider = await relay.provider()
@@ -562,6 +659,7 @@ async def test_a_provider_whose_connection_goes_before_it_answers() -> None:
         severed(provider)
 
         assert (await rejection(near))[0] == 502
+        assert elapsed() == 3.0
 
 
 async def test_a_consumer_whose_connection_goes_before_the_answer() -> None:

@@ -13,6 +13,7 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.types import MESSAGES
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Stream
+from outrelay.relay.limits import Limits
 from tests.relay.rooms import Rooms, call, relay_rooms, severed
 from tests.support.events import events
 from tests.support.peers import AGENT_A, AGENT_B, AGENT_C, FEATURES, AgentPeer
@@ -77,7 +78,7 @@ class Hostile:
 
 async def play(script: list[tuple[str, list[bytes], str]]) -> None:
     """Let an agent loose on a relay, then see that two others can talk."""
-    async with relay_rooms() as relay:
+    async with relay_rooms(limits=Limits(arrival_patience=0.0)) as relay:
         victim = await relay.agent(AGENT_A, *FEATURES)
         with suppress(TransportError):
             hostile = Hostile(await relay.provider(AGENT_C, EVIL))

@@ -6,10 +6,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from outrelay.tools.bench import capacity
 from outrelay.tools.bench.capacity import QUICK, TRIALS, At, Place, Reading, Trial
 from outrelay.tools.deployment import TENANT, Deployment
+
+LONG = ("outages", "cost of resuming")
+"""Trials with deployments of their own, and that wait for what agents notice after seconds."""
+
+
+def _param(trial: Trial) -> ParameterSet:
+    marks = [pytest.mark.soak] if trial.name in LONG else []
+    return pytest.param(trial, id=trial.name, marks=marks)
+
 
 SIZE = replace(QUICK, agents=2, streams=5, rates={20: 1}, changes=1)
 
@@ -30,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(deployment=deployment, directory=directory, at=at, backend=backend)
 
 
-@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+@pytest.mark.parametrize("trial", [*map(_param, TRIALS)])
 def test_every_trial_can_be_held(place: Place, trial: Trial) -> None:
     readings = list(trial.hold(place, SIZE))
     assert readings

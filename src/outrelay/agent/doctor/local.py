@@ -66,7 +66,7 @@ async def backend(expose: Expose) -> Finding:
         fault = f"{where}: does not answer within {BACKEND_LIMIT:g} s"
         advice = "check that it runs, and that no firewall is between"
     else:
-        sock.close()
+        sockets.close(sock)
         return Finding(subject=subject, mark=Mark.OK, text=f"{where} takes connections")
     return Finding(subject=subject, mark=Mark.FAIL, text=fault, advice=advice)
 

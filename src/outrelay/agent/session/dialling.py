@@ -1,7 +1,11 @@
 """Which relay is dialled when, and by which carrier.
 
 All relays are raced over QUIC, those over TCP join a second later; what has worked in this
-network before needs not wait. A relay that did not answer HELLO, or lost us, comes last.
+network before needs not wait. A relay that did not answer HELLO, or told us to leave, comes last.
+
+Agents whose streams were cut have to meet again: they return to the relay they were at, and
+when that does not answer at once to the next one of the list, so that two with one list find
+each other.
 
 Source: protocol.md sections 1 and 4.
 """
@@ -15,10 +19,13 @@ from functools import partial
 from outrelay.agent.options import AgentOptions
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Connection
-from outrelay.lib.transport.dial import race
+from outrelay.lib.transport.dial import HEAD_START, race
 from outrelay.lib.transport.known import KnownWays
 from outrelay.lib.transport.network import fingerprint
 from outrelay.lib.transport.ways import Carrier, Endpoint, Ways, tiers
+
+RETURN = 0.3
+"""Seconds a relay has to itself before the next one of the list is dialled beside it."""
 
 FIRST = 2.0
 MOST = 5.0
@@ -53,6 +60,7 @@ class Dialling:
         self._quic = [each for each in options.endpoints if each.carrier is Carrier.QUIC]
         self._patience = FIRST
         self._spare: tuple[Endpoint, ...] = ()
+        self._lost: Endpoint | None = None
         self.avoided: Endpoint | None = None
         """The endpoint to try last."""
 
@@ -62,14 +70,18 @@ class Dialling:
         Raises:
             Refused: None did.
         """
-        return await self._race(
-            tiers(
-                self._options.endpoints,
-                spare=self._spare,
-                known=self._known.last(fingerprint()),
-                avoided=self.avoided,
-            )
+        order = tiers(
+            self._options.endpoints,
+            spare=self._spare,
+            known=self._lost or self._known.last(fingerprint()),
+            avoided=self.avoided,
         )
+        if self._lost is None:
+            return await self._race(order)
+        first, *others = order
+        back = [[each] for each in _from(self._lost, first)]
+        later = [[partial(self._dial, each) for each in tier] for tier in others]
+        return await race([[partial(self._race, back, RETURN)], *later])
 
     async def over_quic(self) -> Link:
         """The same, over QUIC alone.
@@ -90,17 +102,38 @@ class Dialling:
             link: How it was reached.
             others: Endpoints that may be used besides, as it says.
         """
-        self.avoided = None
+        self.avoided = self._lost = None
         self._patience = FIRST
         self._spare = tuple(others) or self._spare
         self._known.remember(fingerprint(), link.endpoint)
 
-    def has_failed(self) -> None:
-        """No relay would have us."""
-        self._patience = min(2 * self._patience, MOST)
+    def has_left(self, link: Link, others: Sequence[Endpoint]) -> None:
+        """The relay at the end of ``link`` leaves, and names ``others`` instead."""
+        self.avoided, self._lost = link.endpoint, None
+        self._spare = tuple(others) or self._spare
 
-    async def _race(self, order: Sequence[Sequence[Endpoint]]) -> Link:
-        return await race([[partial(self._dial, each) for each in tier] for tier in order])
+    def has_lost(self, link: Link) -> None:
+        """The connection is gone, and streams with it."""
+        self._lost = link.endpoint
+
+    def has_failed(self, *, is_busy: bool) -> None:
+        """No relay would have us.
+
+        Args:
+            is_busy: Streams live: a relay that comes back is to be dialled anew soon.
+        """
+        self._patience = FIRST if is_busy else min(2 * self._patience, MOST)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is more than one relay to go to."""
+        return len({*self._options.endpoints, *self._spare}) > 1
+
+    async def _race(
+        self, order: Sequence[Sequence[Endpoint]], head_start: float = HEAD_START
+    ) -> Link:
+        attempts = [[partial(self._dial, each) for each in tier] for tier in order]
+        return await race(attempts, head_start=head_start)
 
     async def _dial(self, endpoint: Endpoint) -> Link:
         connection = await self._ways.dial(
@@ -110,3 +143,9 @@ class Dialling:
             limit=self._patience,
         )
         return Link(endpoint, connection)
+
+
+def _from(first: Endpoint, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    """The same, from ``first`` on and round."""
+    at = endpoints.index(first) if first in endpoints else 0
+    return [*endpoints[at:], *endpoints[:at]]

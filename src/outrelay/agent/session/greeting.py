@@ -20,8 +20,10 @@ from outrelay.lib.transport.ways import Carrier, Endpoint
 from outrelay.lib.values import address_text, parse_address
 
 DEREGISTER = "deregister/1"
+GOAWAY = "goaway/1"
+RESUME = "resume/2"
 
-CAPABILITIES = (DEREGISTER,)
+CAPABILITIES: tuple[str, ...] = (DEREGISTER, GOAWAY, RESUME)
 """What we offer in HELLO."""
 
 PROTOCOL_VERSION = "orp/1"

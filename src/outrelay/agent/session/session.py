@@ -4,7 +4,8 @@ Words: the *control stream* is the first one of the connection; an *answer* is a
 that somebody waits for. A relay is *plain* when it accepted none of our features.
 
 Invariants: whoever waits for an answer is told when the connection ends. A session that is
-*over* takes no new streams; those it carries may go on, and the last one closes it.
+*over* takes no new streams; those it carries may go on, and the last one closes it. One that
+is *leaving* takes new streams until another session is up.
 
 Source: protocol.md sections 3, 4 and 5.
 """
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future, TaskGroup
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from functools import partial
 from typing import Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent.options import Limits
-from outrelay.agent.session.greeting import DEREGISTER, endpoints_of, greet
+from outrelay.agent.session.carried import Carried, Ready
+from outrelay.agent.session.greeting import DEREGISTER, GOAWAY, RESUME, endpoints_of, greet
+from outrelay.agent.session.outgoing import Outgoing, Pulse
 from outrelay.lib.errors import (
     Closed,
     ErrorCode,
@@ -37,14 +40,15 @@ from outrelay.lib.service import cause_of
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader, FrameWriter, message_of
-from outrelay.lib.transport.ways import Endpoint
+from outrelay.lib.transport.ways import Carrier, Endpoint
+from outrelay.lib.values import parse_address
 
 log = logs.get_logger(__name__)
 
 _Answer = TypeVar("_Answer")
 
-Ready = orp.StreamReady | StreamRejected | Closed
-"""What whoever waits for STREAM_READY gets."""
+ALTERNATES_MOST = 16
+"""Relays that one GOAWAY may name; more are ignored."""
 
 TURN = 64
 """Control frames after which everybody else has a turn."""
@@ -83,9 +87,17 @@ class Session:
         self._writer = writer
         self._limits = limits
         self._owner = owner
+        self._outgoing = Outgoing(writer)
+        self._pulse = Pulse(self._outgoing, limits.dead)
         self._ended: Closed | None = None
-        self._over = asyncio.Event()
-        self._streams: dict[int, list[Future[Ready]]] = {}
+        self._over = False
+        self._is_moved = False
+        self._news = asyncio.Event()
+        self._streams: dict[int, list[Carried]] = {}
+        self.alternates: tuple[Endpoint, ...] = ()
+        """Relays that this one names instead of itself."""
+        self.is_leaving = False
+        """Whether another session is wanted instead."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
         self._skipped_some = False
 
@@ -108,12 +120,20 @@ class Session:
         """Whether the relay has none of our features."""
         return not self.features
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether streams of the relay can outlive their connection."""
+        return RESUME in self.features
+
     async def run(self) -> None:
         """Serve the connection until it ends; cancelled, it closes it."""
         try:
             async with TaskGroup() as group:
                 spawn(group, self._control(), name="agent: control stream")
                 spawn(group, self._accept(), name="agent: incoming streams")
+                if self.can_resume:
+                    spawn(group, self._outgoing.run(), name="agent: checkpoints")
+                    spawn(group, self._pulse.run(), name="agent: pulse")
                 await self._owner.register(self)
         except* Closed as errors:
             self._end(cause_of(errors))
@@ -122,9 +142,9 @@ class Session:
         finally:
             self._end(Closed())
 
-    async def until_over(self) -> Closed | None:
-        """How the connection ended, once it has; None when it merely takes no new streams."""
-        await self._over.wait()
+    async def until_leaving(self) -> Closed | None:
+        """How the connection ended, once it has; None when another one should be made instead."""
+        await self._news.wait()
         return self._ended
 
     async def open_stream(self) -> Stream:
@@ -145,31 +165,44 @@ class Session:
             self.retire()  # a plain relay may never give the credit of rejected streams back
             raise Closed(reason="no credit for streams") from None
 
-    @contextmanager
-    def stream(self, stream_id: int) -> Iterator[Future[Ready]]:
-        """Makes the session carry a stream, for as long as the context lasts.
+    def stream(self, stream_id: int) -> Carried:
+        """Carry a stream, until the context that this is ends or lets go of it.
 
-        It gives what STREAM_READY for the stream says, or how the connection ended before.
         An agent that uses its own service carries one id twice: both are told.
         """
-        answer: Future[Ready] = asyncio.get_running_loop().create_future()
-        carried = self._streams.setdefault(stream_id, [])
-        carried.append(answer)
+        is_told = self.connection.tells_codes or not self.can_resume
+        say = None if is_told else partial(self._outgoing.end, stream_id)
+        place = Carried(partial(self._forget, stream_id), say)
+        self._streams.setdefault(stream_id, []).append(place)
+        self._pulse.live = True
+        if self._is_moved:
+            place.move()
         if self._ended:
-            answer.set_result(self._ended)
-        try:
-            yield answer
-        finally:
-            carried.remove(answer)
-            if not carried:
-                del self._streams[stream_id]
-            self._close_when_unused()
+            place.announce(self._ended)
+        return place
+
+    def post(self, checkpoint: orp.StreamCheckpoint) -> None:
+        """Send a stream's checkpoint soon; a newer one takes its place."""
+        self._outgoing.post(checkpoint)
 
     def retire(self) -> None:
         """Take no new streams; the connection is closed when the last one has ended."""
-        self._over.set()
+        self._over = True
+        self._news.set()
         self._owner.over(self)
         self._close_when_unused()
+
+    def leave(self) -> None:
+        """Have another session made, with another relay; until then this one goes on."""
+        self.is_leaving = True
+        self._news.set()
+
+    def move(self) -> None:
+        """Streams that can go on in another session are told to."""
+        self._is_moved = True
+        for carried in [*self._streams.values()]:
+            for each in [*carried]:
+                each.move()
 
     async def register(self, service: str, local_address: str) -> None:
         """Offer ``service``.
@@ -211,6 +244,7 @@ class Session:
     async def _control(self) -> None:
         taken = 0
         while (frame := await self._reader.next_frame()) is not None:
+            self._pulse.heard()
             await self._dispatch(frame)
             taken += 1
             if taken % TURN == 0:
@@ -232,6 +266,18 @@ class Session:
             case FrameType.REGISTER_NACK:
                 nack = message_of(frame, orp.StreamReject)
                 self._registered(nack.service_name, StreamRejected(nack.code, nack.reason))
+            case FrameType.STREAM_CHECKPOINT if self.can_resume:
+                checkpoint = message_of(frame, orp.StreamCheckpoint)
+                for each in self._streams.get(checkpoint.stream_id, ()):
+                    each.checkpoint(checkpoint)
+            case FrameType.STREAM_ENDED if self.can_resume:
+                ended = message_of(frame, orp.StreamEnded)
+                for each in self._streams.get(ended.stream_id, ()):
+                    each.explain(ErrorCode.of(ended.code))
+            case FrameType.GOAWAY if GOAWAY in self.features:
+                self._relay_leaves(message_of(frame, orp.Goaway))
+            case FrameType.PONG:
+                pass
             case FrameType.PING:
                 await self._writer.send(FrameType.PONG, Empty())
             case _:
@@ -239,7 +285,14 @@ class Session:
 
     def _announced(self, stream_id: int, answer: Ready) -> None:
         for each in self._streams.get(stream_id, ()):
-            _tell(each, answer)
+            each.announce(answer)
+
+    def _relay_leaves(self, goaway: orp.Goaway) -> None:
+        log.info("the relay leaves", relay=self.connection.peer, reason=goaway.reason)
+        for text in goaway.alternate_endpoints[:ALTERNATES_MOST]:
+            with suppress(ValueError):
+                self.alternates += (Endpoint(Carrier.QUIC, parse_address(text)),)
+        self.leave()
 
     def _registered(self, service: str, answer: StreamRejected | None) -> None:
         if service in self._registering:
@@ -250,8 +303,16 @@ class Session:
             self._skipped_some = True
             log.info("unknown frames are skipped", first=frame.name, relay=self.connection.peer)
 
+    def _forget(self, stream_id: int, released: Carried) -> None:
+        carried = self._streams[stream_id]
+        carried.remove(released)
+        if not carried:
+            del self._streams[stream_id]
+            self._pulse.live = bool(self._streams)
+        self._close_when_unused()
+
     def _close_when_unused(self) -> None:
-        if self._over.is_set() and not self._streams:
+        if self._over and not self._streams:
             self.connection.close()
 
     def _end(self, ended: BaseException) -> None:
@@ -261,9 +322,11 @@ class Session:
         self._ended = ended
         self.connection.close(ended.code, ended.reason)
         for carried in self._streams.values():
-            for answer in carried:
-                _tell(answer, self._ended)
-        self._over.set()
+            for each in carried:
+                each.announce(self._ended)
+        self.move()
+        self._over = True
+        self._news.set()
         self._owner.over(self)
 
 

@@ -1,7 +1,7 @@
 """Keeps one session up: races the relays, says HELLO, registers, and does it again.
 
 Over tcp it goes on trying quic beside the session, and when that gets through new streams
-go there; those of the session that was up go on until they end, side by side with the others:
+go there, and with them those that outlive their connection; the others go on where they are:
 HELLO of the new one names another instance, so the relay does not take it for the old one.
 
 Invariants: at most one session takes new streams. Relays that do not answer are tried for
@@ -114,7 +114,8 @@ class Uplink:
         self._is_busy = is_busy
         self._backoff = Backoff(immediate=True)
         self._session: Session | None = None
-        self._up = asyncio.Event()
+        self._up = asyncio.Event()  # there is a session
+        self._stays = asyncio.Event()  # and its relay does not leave
         self._was_up = False
         self._was_ready = False
         self._running: set[Session] = set()
@@ -122,6 +123,7 @@ class Uplink:
         self._lost_plain: LostPlain | None = None
         self._forgotten = asyncio.Event()
         self._offers = options.expose
+        self._leaving: Session | None = None
 
     async def run(self) -> Never:
         """Keep a session up, for ever; cancelled, it closes the connection.
@@ -143,8 +145,11 @@ class Uplink:
         finally:
             self._running.discard(session)
 
-    async def session(self) -> Session:
+    async def session(self, *, lasting: bool = False) -> Session:
         """The session that is up, as soon as one is.
+
+        Args:
+            lasting: Not one whose relay leaves.
 
         Raises:
             StreamRejected: None is up within the limit.
@@ -152,12 +157,29 @@ class Uplink:
         limit = self._options.limits.session
         try:
             async with asyncio.timeout(limit):
-                while self._session is None:
-                    await self._up.wait()
+                return await (self.lasting_session() if lasting else self.next_session())
         except TimeoutError:
             reason = f"no relay is connected, waited {limit:g} s"
             raise StreamRejected(RejectCode.UNREACHABLE, reason) from None
+
+    async def next_session(self) -> Session:
+        """The session that is up, however long that takes."""
+        while self._session is None:
+            await self._up.wait()
         return self._session
+
+    async def lasting_session(self) -> Session:
+        """The same, but none whose relay leaves."""
+        while self._session is None or self._session.is_leaving:
+            await self._stays.wait()
+            await asyncio.sleep(0)  # whoever has noticed that it leaves has its turn
+        return self._session
+
+    def look_elsewhere(self, session: Session) -> None:
+        """The far agent was not met at the relay of ``session``: go to another one, if any."""
+        if self._session is session and self._dialling.has_choice:
+            log.info("the far agent is not at this relay", relay=session.connection.peer)
+            session.leave()
 
     async def deregister(self) -> None:
         """Offer nothing any longer, and tell the relays."""
@@ -182,7 +204,7 @@ class Uplink:
                 self._dialling.avoided = link.endpoint  # until it has answered HELLO
                 return await self._start(link, self._hello)
             except Refused as refused:
-                self._dialling.has_failed()
+                self._dialling.has_failed(is_busy=self._is_busy())
                 self._judge(refused, hint)
 
     async def _start(self, link: Link, hello: orp.Hello) -> Up:
@@ -214,6 +236,8 @@ class Uplink:
         log.info("connected", relay=link.connection.peer, address=where, carrier=carrier)
         self._session = session
         self._up.set()
+        self._stays.set()
+        self._leave_behind()
         try:
             async with asyncio.timeout_at(self._renewal(link, session)):
                 closed = await self._until_over(up)
@@ -225,13 +249,24 @@ class Uplink:
             self._backoff.reset()
         if closed:
             self._lost(link, session, closed)
+        elif self._session is session:  # until another one is up
+            self._leaving = session
+            self._stays.clear()
+            self._dialling.has_left(link, session.alternates)
+
+    def _leave_behind(self) -> None:
+        """Another session is up: move what can move from the one that leaves."""
+        leaving, self._leaving = self._leaving, None
+        if leaving:
+            leaving.retire()
+            leaving.move()
 
     async def _until_over(self, up: Up) -> Closed | None:
         """How the session ended; None when another one takes new streams from now on."""
         if not self._dialling.can_climb(up.link):
-            return await up.session.until_over()
+            return await up.session.until_leaving()
         async with beside(self._climb(up.session), name="agent: look for quic"):
-            return await up.session.until_over()
+            return await up.session.until_leaving()
 
     async def _climb(self, session: Session) -> None:
         """Take new streams away from ``session``, once quic gets through."""
@@ -243,6 +278,7 @@ class Uplink:
         self._better = better = await climb.reach(attempt)
         log.info("quic gets through, new streams take it", endpoint=better.link.endpoint)
         self._hello = hello
+        self._leaving = session
         session.retire()
 
     def _lost(self, link: Link, session: Session, closed: Closed) -> None:
@@ -255,6 +291,8 @@ class Uplink:
                 final=True,
             )
         log.warning("disconnected", relay=link.connection.peer, reason=str(closed))
+        if session.can_resume and self._is_busy():
+            self._dialling.has_lost(link)
         if closed.lost and session.is_plain and self._offers:
             self._dialling.avoided = link.endpoint
             now = asyncio.get_running_loop().time()
@@ -272,6 +310,7 @@ class Uplink:
         if self._session is session:
             self._session = None
             self._up.clear()
+            self._stays.clear()
         elif session.is_plain:  # it ends after another one has taken its place
             self._forgotten.set()
 

@@ -78,6 +78,11 @@ class StreamMetrics:
         self.opened = Counter(
             "outrelay_streams_opened", "Streams that were spliced.", registry=registry
         )
+        self.resumed = Counter(
+            "outrelay_streams_resumed",
+            "Streams that went on after a connection of theirs was lost.",
+            registry=registry,
+        )
         self.ended = Counter(
             "outrelay_streams_ended",
             "Streams that ended or were refused.",
@@ -121,14 +126,14 @@ class ProviderMetrics:
 class LimitMetrics:
     """What agents and tenants use of a relay, and where that is bounded.
 
-    Labels: ``what`` is ``streams``, ``opening`` or ``services``; ``limit`` is one of these or
-    ``opens``, and who is bounded: ``streams_per_agent``, ``opens_per_tenant``.
+    Labels: ``what`` is ``streams``, ``opening``, ``halves`` or ``services``; ``limit`` is one of
+    these or ``opens``, and who is bounded: ``streams_per_agent``, ``opens_per_tenant``.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.in_use = Gauge(
             "outrelay_in_use",
-            "Streams, streams being opened, and services offered.",
+            "Streams, streams being opened or waiting to be resumed, services offered.",
             ["what"],
             registry=registry,
         )

@@ -275,6 +275,8 @@ class MemoryConnection:
 
     def _open(self, stream_id: int) -> MemoryStream:
         def over() -> None:
+            if self.ended or self.peer_end.ended:
+                return  # each end tells its own streams that the connection is gone
             if up.over and down.over and self.drop(stream_id):
                 self.peer_end.drop(stream_id)
                 self._credit.release()

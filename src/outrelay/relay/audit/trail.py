@@ -111,6 +111,12 @@ class Trail:
         """A stream is spliced; ``reason`` is why it was allowed."""
         self._put(self._event(call, policy.DECISION_ALLOW, reason, event="open", provider=provider))
 
+    def resumed(self, call: Call, provider: str, reason: str) -> None:
+        """A stream that had lost a connection goes on; ``reason`` is why it may."""
+        self._put(
+            self._event(call, policy.DECISION_ALLOW, reason, event="resume", provider=provider)
+        )
+
     def closed(
         self, call: Call, provider: str, reason: str, *, up: int, down: int, seconds: float
     ) -> None:

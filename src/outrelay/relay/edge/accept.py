@@ -31,12 +31,15 @@ from outrelay.relay.directory import Directory
 from outrelay.relay.doors import Doors
 from outrelay.relay.edge.control import ControlLoop
 from outrelay.relay.edge.open import Opener
-from outrelay.relay.edge.session import Roster, Session
+from outrelay.relay.edge.session import GOAWAY, Roster, Session
 from outrelay.relay.limits import Limits
 
 log = get_logger(__name__)
 
 DRAINING = "this relay is shutting down"
+
+MOST_ALTERNATES = 16
+"""Other relays that GOAWAY names."""
 
 
 class Edge:
@@ -73,6 +76,7 @@ class Edge:
         self._throttle = Throttle()
         self._connections: set[Connection] = set()
         self._draining = False
+        self._left = asyncio.Event()
         self._doors: Doors | None = None
 
     async def run(self, doors: Doors) -> None:
@@ -91,9 +95,32 @@ class Edge:
             name = f"relay: connection of {connection.peer}"
             isolate(group, self._serve(connection), name=name)
 
-    def drain(self) -> None:
-        """Turn new connections away from now on; the present ones go on."""
+    def drain(self, seconds: float) -> None:
+        """Turn new connections away from now on; the present ones are asked to go elsewhere.
+
+        Args:
+            seconds: How long they may go on.
+        """
         self._draining = True
+        self._opener.drain()
+        for session in self._asked_to_go():
+            goaway = orp.Goaway(reason=DRAINING, drain_ms=round(seconds * 1000))
+            goaway.alternate_endpoints.extend(self._others(session.tenant))
+            session.send(FrameType.GOAWAY, goaway)
+
+    async def wait_left(self) -> None:
+        """Return when everybody who was asked to go elsewhere has gone."""
+        while next(self._asked_to_go(), None):
+            self._left.clear()
+            await self._left.wait()
+
+    def _asked_to_go(self) -> Iterator[Session]:
+        return (session for session in self._roster if GOAWAY in session.features)
+
+    def _others(self, tenant: str) -> list[str]:
+        """Where other relays are, as far as the registry tells."""
+        ours = self._doors.endpoint if self._doors else ""
+        return sorted(self._directory.endpoints_of(tenant) - {ours})[:MOST_ALTERNATES]
 
     def close(self, code: ErrorCode, reason: str) -> None:
         """Close all connections."""
@@ -161,13 +188,13 @@ class Edge:
             RemoteProtocolError: The peer may not be served; the connection has to be closed.
             Closed: The connection is gone.
         """
-        if self._draining:
-            raise RemoteProtocolError(DRAINING, ErrorCode.DRAIN)
+        self._check_open()
         if connection.peer.role is not Role.AGENT:
             raise RemoteProtocolError(f"this relay serves agents, not a {connection.peer.role}")
         if self._tenant not in ("", connection.peer.realm):
             raise RemoteProtocolError("this relay serves another tenant", ErrorCode.DENIED)
         session = await self._read_hello(connection)
+        self._check_open()
         if replaced := self._roster.join(session):
             session.services.update(replaced.services)  # the same process: it still offers them
             replaced.services.clear()
@@ -183,6 +210,10 @@ class Edge:
                 ack.tcp_endpoints.append(self._doors.tcp_endpoint)
         session.send(FrameType.HELLO_ACK, ack)
         return session
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise RemoteProtocolError(DRAINING, ErrorCode.DRAIN)
 
     async def _read_hello(self, connection: Connection) -> Session:
         limit = self._limits.hello_timeout
@@ -219,6 +250,7 @@ class Edge:
         finally:
             self._roster.leave(session)
             self._directory.left(session)
+            self._left.set()
 
     async def _attend_session(self, session: Session) -> None:
         """Serve ``session`` until its connection is gone."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from outrelay.lib.errors import RejectCode, RemoteProtocolError, StreamRejected
+from outrelay.lib.errors import ErrorCode, RejectCode, RemoteProtocolError, StreamRejected
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RegistrationMetrics
 from outrelay.lib.observe.throttle import Throttle
@@ -27,10 +27,13 @@ from outrelay.lib.rates import Rates
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import LONGEST_NAME, Call, is_service_name
 from outrelay.relay.directory import Directory, service_id
+from outrelay.relay.edge.checkpoints import pass_on
 from outrelay.relay.edge.session import DEREGISTER, Offer, Session
 from outrelay.relay.limits import Limits
+from outrelay.relay.pairs import Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.quotas import Quota
+from outrelay.relay.splice import CONSUMER, PROVIDER
 
 log = get_logger(__name__)
 
@@ -46,6 +49,7 @@ class ControlLoop:
     Args:
         directory: Told what agents offer.
         judge: Asked whether they may.
+        pairs: Whose checkpoints are passed on.
         services: How many an agent and its tenant may offer.
         trail: Where registrations are recorded.
         metrics: Counts those that are refused.
@@ -57,6 +61,7 @@ class ControlLoop:
         *,
         directory: Directory,
         judge: Judge,
+        pairs: Pairs,
         services: Quota,
         trail: Trail,
         metrics: RegistrationMetrics,
@@ -64,6 +69,7 @@ class ControlLoop:
     ) -> None:
         self._directory = directory
         self._judge = judge
+        self._pairs = pairs
         self._services = services
         self._trail = trail
         self._metrics = metrics
@@ -74,6 +80,8 @@ class ControlLoop:
         self._takers: dict[int, Callable[[Session, Message], None]] = {
             FrameType.REGISTER: self._register,
             FrameType.DEREGISTER: self._deregister,
+            FrameType.STREAM_CHECKPOINT: self._checkpoint,
+            FrameType.STREAM_ENDED: self._ended,
             FrameType.PING: self._pong,
             FrameType.PONG: _nothing,
         }
@@ -164,6 +172,18 @@ class ControlLoop:
         if message.service_name in session.services:
             log.info("service deregistered", service=message.service_name, agent=session.uri)
             self._directory.withdraw(session, message.service_name)
+
+    def _checkpoint(self, session: Session, message: Message) -> None:
+        assert isinstance(message, orp.StreamCheckpoint)
+        pass_on(self._pairs, session, message)
+
+    def _ended(self, session: Session, message: Message) -> None:
+        """On tcp an agent of another implementation says so before it resets its leg."""
+        assert isinstance(message, orp.StreamEnded)
+        pair = self._pairs.find(session.tenant, message.stream_id)
+        if pair and pair.splice and session in (pair.consumer, pair.provider):
+            side = CONSUMER if session is pair.consumer else PROVIDER
+            pair.splice.explain(side, ErrorCode.of(message.code))
 
     def _pong(self, session: Session, _message: Message) -> None:
         session.send(FrameType.PONG, Empty())

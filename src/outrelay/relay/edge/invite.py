@@ -8,6 +8,8 @@ Source: protocol.md section 5.
 
 from __future__ import annotations
 
+from functools import partial
+
 from outrelay.lib.errors import (
     ErrorCode,
     RejectCode,
@@ -43,7 +45,8 @@ async def invite(provider: Session, call: Call, frame_bytes: int) -> Leg:
         StreamRejected: It refused, or cannot be asked.
     """
     try:
-        leg = Leg(await provider.connection.open_stream(), PROVIDER)
+        stream = await provider.connection.open_stream()
+        leg = Leg(stream, PROVIDER, on_reset=partial(provider.say_ended, call.stream_id))
         await _ask(call, leg, frame_bytes)
     except (TransportError, RemoteProtocolError) as error:
         raise StreamRejected(RejectCode.UNREACHABLE, f"the provider: {error}") from error

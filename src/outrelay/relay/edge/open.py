@@ -8,9 +8,10 @@
     <- STREAM_READY      STREAM_READY --------------> (both on the control streams)
     <========= raw bytes, both ways =========>
 
-Invariants: no decision waits for the controller (a refusal may: nobody is attached here who
-offers the service, and the copy of the registry is not complete); a consumer learns nothing of
-other tenants; every decision is recorded, and one that cannot be recorded is no.
+Invariants: no decision waits for the controller (a refusal may, for a moment: a relay that has
+just started has no policy yet, nor providers); a consumer learns nothing of other tenants; every
+decision is recorded, and one that cannot be recorded is no. A relay that leaves refuses nobody
+whom another relay may serve.
 
 Source: protocol.md section 5.
 """
@@ -18,9 +19,9 @@ Source: protocol.md section 5.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from outrelay.lib.errors import (
     Closed,
@@ -42,20 +43,26 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call
-from outrelay.relay.clock import unix_ms
 from outrelay.relay.edge.announce import announce
+from outrelay.relay.edge.carry import Carriage
+from outrelay.relay.edge.claim import Claim
 from outrelay.relay.edge.request import Request, read_request
-from outrelay.relay.edge.seek import Seeker
-from outrelay.relay.edge.session import Session
+from outrelay.relay.edge.resume import Resumer
+from outrelay.relay.edge.seek import Choice, Seeker
+from outrelay.relay.edge.session import GOAWAY, Session
 from outrelay.relay.limits import Limits
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.quotas import Place, Quotas
-from outrelay.relay.splice import CONSUMER, Ending, Leg, Splice
+from outrelay.relay.splice import CONSUMER, Leg
 
 log = get_logger(__name__)
 
 GIVEN_UP = "given up by the consumer"
+DRAINING = "its providers have left this relay, which is shutting down"
+
+ABSENT = frozenset({RejectCode.NOT_FOUND, RejectCode.UNREACHABLE})
+"""Refusals for want of a provider."""
 
 
 class Opener:
@@ -63,6 +70,7 @@ class Opener:
 
     Args:
         seeker: Finds a provider for each.
+        resumer: Serves those that go on with one that was open before.
         judge: What policy says of their callers.
         pairs: The streams carried.
         quotas: What agents and tenants may have of them.
@@ -75,6 +83,7 @@ class Opener:
         self,
         *,
         seeker: Seeker,
+        resumer: Resumer,
         judge: Judge,
         pairs: Pairs,
         quotas: Quotas,
@@ -83,13 +92,22 @@ class Opener:
         limits: Limits,
     ) -> None:
         self._seeker = seeker
+        self._resumer = resumer
         self._judge = judge
         self._pairs = pairs
         self._quotas = quotas
         self._trail = trail
         self._metrics = metrics
+        self._carriage = Carriage(trail, metrics)
         self._limits = limits
         self._throttle = Throttle()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Send away what cannot be served here any more, and all halves."""
+        self._draining = True
+        self._seeker.drain()
+        self._resumer.drain()
 
     async def serve(self, session: Session, stream: Stream) -> None:
         """Serve one data stream, from its first frame to its end.
@@ -99,24 +117,33 @@ class Opener:
             stream: The stream, unread.
         """
         leg = Leg(stream, CONSUMER)
-        request: Request | None = None
+        request: Request | Claim | None = None
         try:
             self._quotas.opens.spend(session.uri, session.tenant, _now())
             with self._quotas.opening.place(session.uri, session.tenant) as place:
                 request = await self._read_request(session, leg)
-                await self._open(session, leg, request, place)
+                await self._judge.until_known(session.tenant, self._limits.policy_patience)
+                if isinstance(request, Claim):
+                    place.leave()
+                    await self._resumer.serve(session, leg, request)
+                else:
+                    await self._open(session, leg, request, place)
         except StreamRejected as refusal:
+            if self._draining and GOAWAY in session.features and refusal.code in ABSENT:
+                self._drop(session, leg, DRAINING, ErrorCode.DRAIN)
+                return
             await self._refuse(session, leg, refusal, request.call if request else None)
         except (RemoteProtocolError, Reset, TimeoutError) as error:
             self._drop(session, leg, str(error) or "no frame came")
         except Closed:
             pass  # with the session
 
-    async def _read_request(self, session: Session, leg: Leg) -> Request:
+    async def _read_request(self, session: Session, leg: Leg) -> Request | Claim:
         frames = FrameReader(leg.stream, self._limits.frame_bytes)
         async with asyncio.timeout(self._limits.first_frame_timeout):
             request = await read_request(frames, session)
         leg.early = frames.rest()
+        leg.on_reset = partial(session.say_ended, request.call.stream_id)
         return request
 
     def _decide(self, call: Call) -> Verdict:
@@ -133,29 +160,36 @@ class Opener:
 
     async def _open(self, session: Session, leg: Leg, request: Request, place: Place) -> None:
         call = request.call
-        caller_side = self._decide(call)
-        choice = await self._seeker.first(call, caller_side)
+        deadline = _now() + self._limits.open_timeout
+        choice, caller_side = await self._find(call, deadline)
         pair = Pair(call=call, consumer=session, provider=choice.provider)
         with self._pairs.holding(pair):
             try:
                 async with _awaited(leg):
-                    providers_leg, verdict = await self._seeker.connect(pair, choice, caller_side)
+                    providers_leg, verdict = await self._seeker.connect(
+                        pair, choice, caller_side, deadline
+                    )
             except Reset as given_up:
                 self._trail.rejected(call, GIVEN_UP)
                 self._drop(session, leg, GIVEN_UP, given_up.code)
                 return
             _check_revoked(pair, providers_leg)
             place.leave()
-            pair.opened_ms = unix_ms()
-            pair.splice = Splice(
-                leg, providers_leg, self._metrics.bytes_up.inc, self._metrics.bytes_down.inc
-            )
+            splice = self._carriage.join(pair, leg, providers_leg)
             announce(pair, request.consumers_id, verdict)
-            await self._splice(pair, pair.splice, verdict)
+            self._opened(pair, verdict)
+            await self._carriage.run(pair, splice)
 
-    async def _splice(self, pair: Pair, splice: Splice, verdict: Verdict) -> None:
+    async def _find(self, call: Call, deadline: float) -> tuple[Choice, Verdict]:
+        """Whom to ask first, and why the caller may make the call; both as of now."""
+        while True:
+            caller_side = self._decide(call)
+            if choice := self._seeker.first(call, caller_side):
+                return choice, caller_side
+            await self._seeker.wait_for_one(call, caller_side, deadline)
+
+    def _opened(self, pair: Pair, verdict: Verdict) -> None:
         call, provider = pair.call, pair.provider.uri
-        started = time.monotonic()
         self._trail.opened(call, provider, verdict.reason)
         log.info(
             "stream opened",
@@ -166,26 +200,6 @@ class Opener:
             carrier=pair.consumer.connection.carrier,
         )
         self._metrics.opened.inc()
-        self._metrics.open.inc()
-        try:
-            await splice.run()
-        finally:
-            self._ended(call, provider, splice, time.monotonic() - started)
-
-    def _ended(self, call: Call, provider: str, splice: Splice, seconds: float) -> None:
-        ending, up, down = splice.ending, splice.up.bytes, splice.down.bytes
-        self._metrics.open.dec()
-        self._metrics.ended.labels(_result(ending)).inc()
-        reason = f"{ending.reason} ({ending.code.name})" if ending.code else ending.reason
-        self._trail.closed(call, provider, reason, up=up, down=down, seconds=seconds)
-        log.info(
-            "stream ended",
-            stream_id=call.stream_name,
-            reason=reason,
-            bytes_up=up,
-            bytes_down=down,
-            seconds=round(seconds, 3),
-        )
 
     def _drop(
         self, session: Session, leg: Leg, reason: str, code: ErrorCode = ErrorCode.PROTOCOL
@@ -247,7 +261,3 @@ def _check_revoked(pair: Pair, providers_leg: Leg) -> None:
     if pair.revoked:
         providers_leg.abandon(ErrorCode.DENIED)
         raise StreamRejected(RejectCode.DENIED, pair.revoked)
-
-
-def _result(ending: Ending) -> str:
-    return ending.code.name.lower() if ending.code else "closed"

@@ -1,4 +1,4 @@
-"""The first frame of a data stream: what a consumer asks for, or the error it is.
+"""The first frame of a data stream: what an agent asks for, or the error it is.
 
 Source: protocol.md sections 2, 3 and 5.
 """
@@ -15,6 +15,7 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import REGISTER
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.call import Call, is_method, is_service_name
+from outrelay.relay.edge.claim import Claim, read_claim
 from outrelay.relay.edge.session import Session
 
 
@@ -31,7 +32,7 @@ class Request:
     consumers_id: int
 
 
-async def read_request(frames: FrameReader, session: Session) -> Request:
+async def read_request(frames: FrameReader, session: Session) -> Request | Claim:
     """What the agent of ``session`` asks for, by the first of ``frames``.
 
     Raises:
@@ -43,6 +44,8 @@ async def read_request(frames: FrameReader, session: Session) -> Request:
     frame = await frames.next_frame()
     if frame is None:
         raise RemoteProtocolError("ended before its first frame")
+    if frame.type == FrameType.STREAM_RESUME:
+        return read_claim(frame, session)
     message = _open_stream(frame)
     _check(message, session)
     call = Call(
@@ -60,7 +63,8 @@ def _open_stream(frame: Frame) -> orp.OpenStream:
         raise RemoteProtocolError(f"unknown frame {frame.name}")
     if frame.type != FrameType.OPEN_STREAM:
         raise StreamRejected(
-            RejectCode.MALFORMED, f"a stream begins with OPEN_STREAM, not {frame.name}"
+            RejectCode.MALFORMED,
+            f"a stream begins with OPEN_STREAM or STREAM_RESUME, not {frame.name}",
         )
     try:
         message = decode(frame)

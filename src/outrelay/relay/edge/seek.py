@@ -8,6 +8,8 @@ policy takes the caller. One *try* is one candidate asked; ``relay.choice`` has 
 - While another candidate is left, a provider has ``provider_patience`` to answer; the last one
   has what is left of ``open_timeout``, within which all tries together stay.
 - Candidates are looked up anew for each try: who has left or withdrawn meanwhile is not asked.
+- Where there is nobody, but somebody is on the way (here until lately, or attached to another
+  relay that may be leaving), that one is waited for a little.
 
 Invariant: of a try that failed nothing is left, whatever its provider still says.
 
@@ -21,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import count
 
-from outrelay.lib.errors import RejectCode, StreamRejected
+from outrelay.lib.errors import Closed, RejectCode, StreamRejected
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import ProviderMetrics
 from outrelay.lib.observe.throttle import Throttle
@@ -97,28 +99,53 @@ class Seeker:
         self._pairs = pairs
         self._metrics = metrics
         self._limits = limits
+        self._arrival_patience = limits.arrival_patience
         self._turns = count(1)
         self._throttle = Throttle()
 
     # ---- whom to ask ---------------------------------------------------------------------
 
-    async def first(self, call: Call, caller_side: Verdict) -> Choice:
-        """Whom to ask first, without waiting.
+    def first(self, call: Call, caller_side: Verdict) -> Choice | None:
+        """Whom to ask first."""
+        return self._choose(call, caller_side, frozenset())
+
+    def drain(self) -> None:
+        """Wait for nobody any more: whoever is on the way does not come here."""
+        self._arrival_patience = 0.0
+
+    async def wait_for_one(self, call: Call, caller_side: Verdict, deadline: float) -> None:
+        """Return when there may be somebody to ask, where ``first`` found nobody.
+
+        Args:
+            call: What for.
+            caller_side: Why the caller may make the call.
+            deadline: When that is too late, by the loop's clock.
 
         Raises:
             StreamRejected: There is nobody.
         """
-        choice = self._choose(call, caller_side, frozenset())
-        if choice is None:
-            raise await self._nobody(call, caller_side)
-        return choice
+        if refusal := self._unwilling(call, caller_side):
+            raise refusal
+        others = await self._elsewhere(call.tenant, call.service) - {self._relay_id}
+        is_coming = bool(others) or self._directory.expects(call.tenant, call.service)
+        if not (is_coming and await self._arrives(call, deadline)):
+            raise _nobody(call, others)
+
+    async def _arrives(self, call: Call, deadline: float) -> bool:
+        """Whether somebody begins to offer the service while that is waited for."""
+        try:
+            async with asyncio.timeout_at(min(_now() + self._arrival_patience, deadline)):
+                await self._directory.arrival(call.tenant, call.service)
+        except TimeoutError:
+            return False
+        return True
 
     def _choose(self, call: Call, caller_side: Verdict, tried: Set[Session]) -> Choice | None:
         """Whom to ask next."""
         willing = (
             (provider, verdict)
             for provider, verdict in self._judged(call, caller_side)
-            if provider not in tried and _objection(verdict) is None
+            if provider not in tried and objection(verdict) is None
         )
         found = next(willing, None)
         if found is None:
@@ -146,23 +173,18 @@ class Seeker:
         ]
         return [each.provider for each in in_order(candidates, _now())]
 
-    async def _nobody(self, call: Call, caller_side: Verdict) -> StreamRejected:
-        """Why there is nobody to ask."""
+    def _unwilling(self, call: Call, caller_side: Verdict) -> StreamRejected | None:
+        """Why those who offer the service may not be asked; None: nobody offers it."""
         for _, verdict in self._judged(call, caller_side):
-            objection = _objection(self._judge.count(verdict))
-            assert objection is not None, "it would have been chosen"
-            return objection
-        if others := await self._elsewhere(call.tenant, call.service) - {self._relay_id}:
-            return StreamRejected(
-                RejectCode.UNREACHABLE,
-                f"its providers are attached to other relays: {', '.join(sorted(others))}",
-            )
-        return StreamRejected(RejectCode.NOT_FOUND, f"no agent offers the service {call.service}")
+            refusal = objection(self._judge.count(verdict))
+            assert refusal is not None, "it would have been chosen"
+            return refusal
+        return None
 
     # ---- asking --------------------------------------------------------------------------
 
     async def connect(
-        self, pair: Pair, choice: Choice, caller_side: Verdict
+        self, pair: Pair, choice: Choice, caller_side: Verdict, deadline: float
     ) -> tuple[Leg, Verdict]:
         """The leg of the first provider that accepts, and why it was asked.
 
@@ -170,32 +192,46 @@ class Seeker:
             pair: The stream, held; its provider becomes the one that accepts.
             choice: Whom to ask first.
             caller_side: Why the caller may make the call.
+            deadline: When somebody must have, by the loop's clock.
 
         Raises:
             StreamRejected: Nobody accepted, or the call was revoked meanwhile.
         """
-        deadline = _now() + self._limits.open_timeout
         tried: set[Session] = set()
         refusals: list[StreamRejected] = []
         following: Choice | None = choice
         while following is not None:
             self._pairs.assign(pair, following.provider)
             tried.add(following.provider)
-            is_last = len(tried) == self._limits.provider_tries
-            patience = deadline - _now()
-            if not (is_last or following.is_only):
-                patience = min(patience, self._limits.provider_patience)
+            is_last = len(tried) >= self._limits.provider_tries
+            can_wait = is_last or following.is_only
             try:
-                return await self._ask(pair, patience), following.verdict
+                leg = await self._ask(pair, self._patience(deadline, can_wait=can_wait))
             except StreamRejected as refusal:
                 if refusal.code not in UNWELL | UNWILLING:
                     raise
                 refusals.append(refusal)
+            else:
+                return leg, following.verdict
+            following = None
+            if not is_last and _now() < deadline:
+                following = self._choose(pair.call, caller_side, tried)
+            if following is None and isinstance(refusals[-1].__cause__, Closed):
+                following = await self._returned(pair.call, caller_side, tried, deadline)
             if pair.revoked:
                 raise StreamRejected(RejectCode.DENIED, pair.revoked)
-            is_over = is_last or _now() >= deadline
-            following = None if is_over else self._choose(pair.call, caller_side, tried)
         raise _summary(refusals)
+
+    def _patience(self, deadline: float, *, can_wait: bool) -> float:
+        left = deadline - _now()
+        return left if can_wait else min(left, self._limits.provider_patience)
+
+    async def _returned(
+        self, call: Call, caller_side: Verdict, tried: Set[Session], deadline: float
+    ) -> Choice | None:
+        """The provider that was lost while it was asked, when it has connected again."""
+        has_come = await self._arrives(call, deadline)
+        return self._choose(call, caller_side, tried) if has_come else None
 
     async def _ask(self, pair: Pair, patience: float) -> Leg:
         """The leg of the pair's provider, if it accepts within so many seconds."""
@@ -236,7 +272,17 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _objection(verdict: Verdict) -> StreamRejected | None:
+def _nobody(call: Call, others: Set[str]) -> StreamRejected:
+    """Why there is nobody to ask."""
+    if not others:
+        return StreamRejected(RejectCode.NOT_FOUND, f"no agent offers the service {call.service}")
+    return StreamRejected(
+        RejectCode.UNREACHABLE,
+        f"its providers are attached to other relays: {', '.join(sorted(others))}",
+    )
+
+
+def objection(verdict: Verdict) -> StreamRejected | None:
     """Why policy has the call refused; also where it asks for a path that there is not."""
     if not verdict.allow:
         return StreamRejected(RejectCode.DENIED, verdict.reason)

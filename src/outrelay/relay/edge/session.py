@@ -26,11 +26,13 @@ from outrelay.relay.edge.outbox import Outbox
 from outrelay.relay.limits import Limits
 
 DEREGISTER = "deregister/1"
+GOAWAY = "goaway/1"
+RESUME = "resume/2"
 
-OUR_FEATURES = frozenset({"goaway/1", "fwd-token/1", "resume/2", DEREGISTER})
+OUR_FEATURES = frozenset({GOAWAY, "fwd-token/1", RESUME, DEREGISTER})
 """Features an agent of ours may offer; who offers none of them is *plain*."""
 
-ACCEPTED_FEATURES = frozenset({DEREGISTER})
+ACCEPTED_FEATURES = frozenset({DEREGISTER, GOAWAY, RESUME})
 """Those of them that this relay has."""
 
 MOST_CAPABILITIES = 32
@@ -103,6 +105,11 @@ class Session:
         if (standing := self.standings.get(service)) is None:
             standing = self.standings[service] = Standing()
         return standing
+
+    def say_ended(self, stream_id: int, code: ErrorCode) -> None:
+        """Say with which code a stream's leg will be reset, where the carrier does not."""
+        if RESUME in self.features and not self.connection.tells_codes:
+            self.send(FrameType.STREAM_ENDED, orp.StreamEnded(stream_id=stream_id, code=code))
 
     def send(self, type: FrameType, message: Message) -> None:  # noqa: A002 - the wire's word
         """Queue a control frame."""

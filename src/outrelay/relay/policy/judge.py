@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 
 from outrelay.lib.observe.metrics import PolicyMetrics
 from outrelay.lib.policy import REGISTER, PolicySet, Rule, Verdict
@@ -57,6 +58,7 @@ class Judge:
         """Set when live streams must be judged again."""
         self.loaded = asyncio.Event()
         """Set once there are rules of some tenant, all of them."""
+        self._learnt = asyncio.Event()  # for a moment, whenever there are
 
     @property
     def rules(self) -> int:
@@ -77,7 +79,7 @@ class Judge:
         self._rules = rules
         self._knows_all = True
         self._known.clear()
-        self.loaded.set()
+        self._learn()
         self._changed(judge_live=not emptied)
 
     def replace_tenant(self, tenant: str, rules: Iterable[Rule]) -> None:
@@ -85,7 +87,7 @@ class Judge:
         before = self.rules_of(tenant)
         self._rules.replace(rules, tenant=tenant)
         self._known.add(tenant)
-        self.loaded.set()
+        self._learn()
         self._changed(judge_live=not before or self.rules_of(tenant) > 0)
 
     def keep_only(self, tenants: Set[str]) -> None:
@@ -105,6 +107,18 @@ class Judge:
         """Remove a rule from the current ones, if it is among them."""
         self._rules.remove(tenant, rule_id)
         self._changed()
+
+    async def until_known(self, tenant: str, patience: float) -> None:
+        """Return when there are rules to decide by, or after so many seconds.
+
+        A relay that has just started denies nobody for what it will be told in a moment.
+        """
+        if self._allow_all or self._knows(tenant):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not self._knows(tenant):
+                    await self._learnt.wait()
 
     def judge_caller(self, call: Call) -> Verdict:
         """The caller side: may the caller reach the service?"""
@@ -157,6 +171,11 @@ class Judge:
         self._metrics.decisions.labels("allow" if verdict.allow else "deny").inc()
         self._note_expiry(verdict)
         return verdict
+
+    def _learn(self) -> None:
+        self.loaded.set()
+        self._learnt.set()
+        self._learnt.clear()
 
     def _changed(self, *, judge_live: bool = True) -> None:
         self._metrics.rules.set(self.rules)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
-from outrelay.tools.bench import audit, decisions, large, procfs
-from outrelay.tools.deployment import Deployment
+from outrelay.tools.bench import audit, decisions, large, outages, procfs, rings
+from outrelay.tools.deployment import Carrier, Deployment
 
 SERVICE = "load-swarm"
 """Leads to the echoing backend."""
@@ -139,11 +139,17 @@ class Size:
     starts: int = 3
     changes: int = 20
     events: int = 20_000
+    transfers: int = 7
+    transfer: int = 64 << 20
+    kills: int = 30
+    silences: int = 10
+    restarts: int = 6
 
 
 QUICK = Size(
     agents=3, rest=0.2, streams=20, seconds=1, rates={20: 1}, rules=100, decisions=200,
     services=10, starts=1, changes=2, events=100,
+    transfers=1, transfer=1 << 20, kills=1, silences=1, restarts=2,
 )  # fmt: skip
 """As much as shows that it works."""
 
@@ -294,13 +300,71 @@ def _audit(place: Place, size: Size) -> Iterator[Reading]:
         )
 
 
+def _rings(place: Place, size: Size) -> Iterator[Reading]:
+    for carrier in Carrier:
+        directory = place.directory / f"rings-{carrier}"
+        directory.mkdir()
+        found = rings.shares(
+            directory, carrier=carrier, rounds=size.transfers, amount=size.transfer
+        )
+        for direction, values in found.items():
+            yield Reading(
+                name=f"{carrier}, {direction}load: with resuming, of without",
+                unit="%",
+                values=[100 * value for value in values],
+                goal=90,
+                at_least=True,
+            )
+
+
+def _idle_streams(place: Place, size: Size) -> Iterator[Reading]:
+    pids = {name: place.pid(name) for name in _CHAIN}
+    for name, cost in rings.idle(place.at, pids, size.streams).items():
+        yield Reading(
+            name=f"{size.streams} idle streams: memory of the {name}",
+            unit="MiB",
+            values=[cost / KIB / KIB],
+            goal=110,
+        )
+
+
+def _outages(place: Place, size: Size) -> Iterator[Reading]:
+    for carrier in ("quic", "tcp"):
+        directory = place.directory / f"outages-{carrier}"
+        directory.mkdir()
+        found = outages.measure(
+            directory,
+            place.backend,
+            carrier=carrier,
+            kills=size.kills,
+            silences=size.silences,
+            restarts=size.restarts,
+        )
+        for name, pauses, goal, at in (
+            ("the relay is killed", found.killed, 1000, At.MEDIAN),
+            ("the relay falls silent", found.silent, 4500, At.MEDIAN),
+            ("relays restart one by one", found.rolling, 300, At.HIGHEST),
+        ):
+            yield Reading(
+                name=f"{carrier}: {name}, another takes over",
+                unit="ms",
+                values=[value * 1e3 for value in pauses],
+                goal=goal,
+                at=at,
+                errors=found.refused if pauses is found.rolling else (),
+            )
+
+
 TRIALS = (
     Trial(name="idle agents", hold=_idle_agents, fresh=True),
+    Trial(name="idle streams", hold=_idle_streams, fresh=True),
     Trial(name="opens a second", hold=_opens),
     Trial(name="streams at once", hold=_streams),
     Trial(name="policy decisions", hold=_policy),
     Trial(name="large controller", hold=_large),
     Trial(name="audit", hold=_audit),
+    Trial(name="cost of resuming", hold=_rings),
+    Trial(name="outages", hold=_outages),
 )
 
 

@@ -23,7 +23,8 @@ from outrelay.tools.bench.scenarios import CHAIN, DIRECT, QUIC, TCP
 from outrelay.tools.deployment import PKI, TENANT, Carrier, Deployment
 
 LOAD = (sys.executable, "-m", "outrelay.tools.bench.load")
-_SERVICE = "load"
+SERVICE = "load"
+"""Leads to the load's backend."""
 
 Tell = Callable[[str], None]
 
@@ -79,15 +80,15 @@ def routes(directory: Path, services: Mapping[str, Address], tell: Tell) -> Iter
         ChainFailedError: One of the chain's did not.
     """
     with ExitStack() as stack:
-        backend, address = stack.enter_context(_backend())
+        load, address = stack.enter_context(backend())
         found: list[Route] = []
         for name, others in ((QUIC, services), (TCP, {})):
             tell(f"starting controller, relay and two agents on {name}")
             (own := directory / name).mkdir()
             deployment = stack.enter_context(Deployment(own, carrier=Carrier(name)))
-            listening = start(deployment, {_SERVICE: address, **others})
+            listening = start(deployment, {SERVICE: address, **others})
             pids = {program.name: program.pid for program in deployment.running}
-            found.append(Route(name=name, address=listening[_SERVICE], pids=pids))
+            found.append(Route(name=name, address=listening[SERVICE], pids=pids))
             if name == QUIC:
                 trials = (deployment, {other: listening[other] for other in others})
         if chain.missing():
@@ -97,7 +98,7 @@ def routes(directory: Path, services: Mapping[str, Address], tell: Tell) -> Iter
             made = stack.enter_context(running)
             found.append(Route(name=CHAIN, address=made.address, pids=made.pids))
         found.append(Route(name=DIRECT, address=address, pids={}))
-        yield Routes(routes=tuple(found), backend=backend, deployment=trials[0], services=trials[1])
+        yield Routes(routes=tuple(found), backend=load, deployment=trials[0], services=trials[1])
 
 
 def start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[str, Address]:
@@ -106,7 +107,7 @@ def start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[st
     deployment.start_controller()
     deployment.cli(
         "policy", "add", "--tenant", TENANT,
-        "--caller", "*", "--target", f"{_SERVICE}*", "--decision", "allow",
+        "--caller", "*", "--target", f"{SERVICE}*", "--decision", "allow",
     )  # fmt: skip
     deployment.start_relay()
     deployment.start_provider(backends)
@@ -114,7 +115,8 @@ def start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[st
 
 
 @contextmanager
-def _backend() -> Iterator[tuple[int, Address]]:
+def backend() -> Iterator[tuple[int, Address]]:
+    """The load's backend, its pid and where it listens, for the length of the ``with``."""
     with subprocess.Popen(
         [*LOAD, "serve"], stdout=subprocess.PIPE, text=True, process_group=0
     ) as process:
