@@ -76,4 +76,4 @@ class Streams:
             for task in late:
                 task.cancel()
             await asyncio.wait(late)
-            await asyncio.sleep(_FLUSH)
+        await asyncio.sleep(_FLUSH)
