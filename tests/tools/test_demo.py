@@ -23,10 +23,7 @@ ROOT = Path(__file__).parents[2]
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the demo makes its directory; nothing may be left in it, nor a process."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
-    for number, handler in before.items():
-        signal.signal(number, handler)
     assert not list(tmp_path.iterdir())
     assert not psutil.Process().children()
 

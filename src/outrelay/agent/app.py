@@ -22,7 +22,6 @@ from outrelay.agent.options import AgentOptions
 from outrelay.agent.provider import Provider
 from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.rings import Rings
-from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
@@ -33,7 +32,6 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.tasks import spawn
-from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.tcp.dialer import TcpDialer, through_proxies
 from outrelay.lib.transport.tcp.proxy import find_proxies
@@ -131,10 +129,6 @@ async def serve(
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
         ]
         watch = resources.enter_context(closing(AbortWatch()))
-
-        def take(session: Session, stream: Stream) -> None:
-            provider.take(session, stream)
-
         async with TaskGroup() as group:
             streams = Streams(group, options.max_streams)
             uplink = Uplink(
@@ -142,7 +136,7 @@ async def serve(
                 identity=identity,
                 expires=expires,
                 ways=ways,
-                take=take,
+                take=lambda *stream: provider.take(*stream),  # noqa: PLW0108 - it is made below
                 is_busy=lambda: bool(streams),
             )
             lasting = Lasting(
@@ -164,7 +158,12 @@ async def serve(
             await stop.wait()
             for task in accepting:
                 task.cancel()
-            await uplink.deregister()
-            lasting.leave()
-            await streams.drain(options.drain)
+            await _wind_down(uplink, lasting, streams, options.drain)
             connecting.cancel()
+
+
+async def _wind_down(uplink: Uplink, lasting: Lasting, streams: Streams, drain: float) -> None:
+    """Offer nothing any more, and let what runs finish for ``drain`` seconds at most."""
+    await uplink.deregister()
+    lasting.leave()
+    await streams.drain(drain)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -23,14 +22,14 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
 from outrelay.tools.deployment import TENANT, Deployment
-from outrelay.tools.programs import Program, command_line
+from outrelay.tools.programs import Program, command_line, stop_on_signals
 
 T = TypeVar("T")
 
@@ -388,8 +387,7 @@ def _report(error: Exception, deployment: Deployment) -> str:
 @click.command("demo")
 def main() -> None:
     """Show OutRelay's main job on this machine; takes less than a minute."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    stop_on_signals()
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="outrelay-demo-") as directory:
@@ -402,7 +400,3 @@ def main() -> None:
         raise SystemExit(130) from None
     elapsed = time.monotonic() - began
     print(f"\nDone in {elapsed:.0f} s. Nothing is left running, and no file either.")
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from outrelay.lib.errors import OutRelayError
 
@@ -177,6 +178,16 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for held in came[:1]:
             signal.raise_signal(held)
+
+
+def stop_on_signals() -> None:
+    """Have SIGTERM raise KeyboardInterrupt, as SIGINT does, so that whatever runs is stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def script_path(script: str) -> str:

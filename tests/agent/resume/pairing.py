@@ -101,6 +101,8 @@ class PairingRelay:
     """What halves are answered, instead of being paired."""
     ends: ErrorCode | None = None
     """The code halves are reset with, instead of being paired."""
+    turned_away: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    """Released for each half that was answered so."""
 
     def listen(self) -> None:
         """Take connections."""
@@ -227,10 +229,12 @@ class PairingRelay:
         if self.refuses:
             await half.stream.write(encode(FrameType.STREAM_REJECT, self.refuses))
             half.stream.finish()
+            self.turned_away.release()
             return
         if self.ends:
             half.stream.reset(self.ends)
             half.stream.stop(self.ends)
+            self.turned_away.release()
             return
         if live := self.splices.pop(stream_id, None):
             live.abandon(ErrorCode.LEG_LOST, "superseded")

@@ -222,9 +222,10 @@ async def test_a_half_that_the_relay_cannot_take_now_is_offered_again(seen: Even
         with app, backend:
             meet.relay.refuses = orp.StreamReject(code=429, reason="too many wait")
             await drop_legs(meet)
-            await asyncio.sleep(0.05)
+            await meet.relay.turned_away.acquire()
+            await meet.relay.turned_away.acquire()
             meet.relay.refuses, meet.relay.ends = None, ErrorCode.EXPIRED
-            await asyncio.sleep(0.05)
+            await meet.relay.turned_away.acquire()
             meet.relay.ends = None
             await transfer(app, backend, b"patience")
 
@@ -330,9 +331,9 @@ async def test_a_writer_waits_while_nobody_reads_and_no_byte_is_dropped(seen: Ev
         with app, backend:
             async with TaskGroup() as group:
                 group.create_task(app.send(bytes(12 * MIB)))
-                await asyncio.sleep(0.1)
+                await everybody_waits()
                 await drop_legs(meet)
-                await asyncio.sleep(0.1)
+                await everybody_waits()
                 assert len(await backend.read(12 * MIB)) == 12 * MIB
             app.end()
             assert await backend.read_all() == b""

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from outrelay.lib.errors import OutRelayError
+from outrelay.tools import programs
 from outrelay.tools.bench import plot, runner, summary, table
 from outrelay.tools.bench.capacity import QUICK, TRIALS, Size, Trial
 from outrelay.tools.bench.runner import Results
@@ -44,6 +45,7 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
     trials = [each for each in TRIALS if only in each.name]
     if not (chosen or trials):
         raise click.BadParameter(f"no scenario's name holds {only!r}", param_hint="--only")
+    programs.stop_on_signals()
     rounds = 1 if quick else rounds
     started = datetime.now(UTC).isoformat(timespec="seconds")
     console = Console()
@@ -83,9 +85,9 @@ def _run(
         except OutRelayError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _fail("interrupted")
+            _fail("interrupted; everything is stopped and removed", code=130)
 
 
-def _fail(fault: str) -> NoReturn:
+def _fail(fault: str, *, code: int = 1) -> NoReturn:
     print(f"bench: {fault}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(code)
