@@ -20,6 +20,7 @@ from outrelay.agent.consumer import Consumer
 from outrelay.agent.intercept.explicit import ExplicitListener
 from outrelay.agent.options import AgentOptions
 from outrelay.agent.provider import Provider
+from outrelay.agent.resume.finished import Finished
 from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.rings import Rings
 from outrelay.agent.session.uplink import Uplink
@@ -131,12 +132,14 @@ async def serve(
         watch = resources.enter_context(closing(AbortWatch()))
         async with TaskGroup() as group:
             streams = Streams(group, options.max_streams)
+            finished = Finished(streams)
             uplink = Uplink(
                 options,
                 identity=identity,
                 expires=expires,
                 ways=ways,
                 take=lambda *stream: provider.take(*stream),  # noqa: PLW0108 - it is made below
+                called=finished.called,
                 is_busy=lambda: bool(streams),
             )
             lasting = Lasting(
@@ -144,6 +147,7 @@ async def serve(
                 uplink=uplink,
                 rings=Rings(options.ring_max, options.ring_total),
                 limit=options.limits.resume,
+                finished=finished,
             )
             limits = options.limits
             provider = Provider(options.expose, streams, watch, lasting, limits, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Decision, P2PMode, PolicySet, RelayMode, Rule
 from outrelay.relay.call import Call
+from outrelay.relay.edge.resume import CALL_AFTER
 from outrelay.relay.limits import Bounds, Limits
 from outrelay.relay.pairs import Pair
 from outrelay.relay.splice import Splice
@@ -613,3 +615,42 @@ async def test_halves_are_sent_on_by_a_relay_that_leaves() -> None:
         relay.edge.drain(1.0)
         await assert_ended(near, ErrorCode.DRAIN)
         await assert_ended(await offer(provider, PROVIDERS), ErrorCode.DRAIN)
+
+
+# ---- who does not come by itself ---------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_the_other_agent_is_called_when_it_does_not_come() -> None:
+    async with relay_rooms() as relay:
+        consumer, provider, other = [
+            await relay.agent(each, *FEATURES) for each in (AGENT_A, AGENT_B, AGENT_C)
+        ]
+        near = await offer(consumer, CONSUMERS)
+        called = await provider.expect(FrameType.STREAM_ENDED, orp.StreamEnded)
+        assert called == orp.StreamEnded(stream_id=7, code=ErrorCode.LEG_LOST)
+        assert elapsed() == pytest.approx(CALL_AFTER, abs=0.1)
+        await other.ping()  # answered by nothing but PONG
+        await offer(provider, PROVIDERS)
+        await echo(near)
+
+
+@pytest.mark.virtual_time
+async def test_nobody_is_called_by_another_tenant_or_without_the_feature() -> None:
+    async with relay_rooms() as relay:
+        stranger = await relay.agent(STRANGER, *FEATURES)
+        plain, consumer = await relay.agent(AGENT_B), await relay.agent(AGENT_A, *FEATURES)
+        for half in (claim(STRANGER), claim(AGENT_B, stream_id=8)):
+            await offer(consumer, half)
+        await asyncio.sleep(2 * CALL_AFTER)  # of virtual time
+        for each in (stranger, plain):
+            await each.ping()
+
+
+@pytest.mark.virtual_time
+async def test_nobody_is_called_for_a_half_that_has_met_its_other() -> None:
+    async with relay_rooms() as relay:
+        consumer, provider = [await relay.agent(each, *FEATURES) for each in (AGENT_A, AGENT_B)]
+        await resume(consumer, provider)
+        await asyncio.sleep(2 * CALL_AFTER)  # of virtual time
+        await provider.ping()

@@ -107,6 +107,7 @@ class LastingBridge:
             self._rings.freed()
         if self._line.failure:
             raise self._line.failure
+        self._lasting.finished.add(self._legs.claim, self._line.position)
         self.abandon(ErrorCode.CANCELLED)  # which changes nothing where both ended by FIN
 
     def abandon(self, code: ErrorCode) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from outrelay.agent.resume.finished import Finished
 from outrelay.agent.resume.leg import Claim
 from outrelay.agent.resume.rings import Rings
 from outrelay.agent.session.greeting import RESUME
@@ -34,6 +35,7 @@ class Lasting:
         uplink: Gives sessions.
         rings: Hold what is not acknowledged.
         limit: Seconds a stream may be without a leg.
+        finished: Remembers those that have ended well.
         streams: Those that last.
     """
 
@@ -41,6 +43,7 @@ class Lasting:
     uplink: Uplink
     rings: Rings
     limit: float
+    finished: Finished
     streams: set[Leaver] = field(default_factory=set)
 
     def leave(self) -> None:

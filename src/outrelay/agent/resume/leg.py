@@ -151,7 +151,7 @@ class Legs:
                     await asyncio.sleep(backoff.delay(RETRY_MOST))
                     session = await self._uplink.lasting_session()
                     try:
-                        return await self._offer(session, at)
+                        return await offer(session, self.claim, at)
                     except (Closed, Reset, StreamRejected) as error:
                         why = _judge(error)
                         if self.claim.is_consumer and _is_expired(error):
@@ -162,24 +162,39 @@ class Legs:
             reason = f"not resumed within {limit:g} s: {why}"
             raise ResumeError(Why.WINDOW, reason, ErrorCode.EXPIRED) from None
 
-    async def _offer(self, session: Session, at: Checkpoint) -> tuple[Leg, Checkpoint]:
-        if not session.can_resume:
-            raise ResumeError(Why.RELAY, "the relay that is connected now resumes no streams")
-        carried = session.stream(self.claim.stream_id)
-        half: Stream | None = None
-        try:
-            half = carried.over(await session.open_stream())
-            carried.on_move = partial(_drop, half, ErrorCode.LEG_LOST)  # offer it elsewhere
-            await half.write(encode(FrameType.STREAM_RESUME, self.claim.resume(at)))
-            reader = FrameReader(half)
-            echo = _echo(await reader.next_frame())
-        except BaseException:
-            if half:
-                _drop(half, ErrorCode.CANCELLED)
-            carried.release()
-            raise
-        told = Checkpoint(my_position=echo.my_position, peer_ack_position=echo.peer_ack_position)
-        return Leg(half, session, carried, reader.rest()), told
+
+async def offer(session: Session, claim: Claim, at: Checkpoint) -> tuple[Leg, Checkpoint]:
+    """A leg at the relay of ``session``, once the peer's half has come; and where that is.
+
+    Args:
+        session: What carries it.
+        claim: What we say of the stream.
+        at: Where we are.
+
+    Raises:
+        ResumeError: The relay resumes nothing.
+        RemoteProtocolError: It answered otherwise.
+        StreamRejected: It refused.
+        Reset: It ended the half.
+        Closed: The connection is gone.
+    """
+    if not session.can_resume:
+        raise ResumeError(Why.RELAY, "the relay that is connected now resumes no streams")
+    carried = session.stream(claim.stream_id)
+    half: Stream | None = None
+    try:
+        half = carried.over(await session.open_stream())
+        carried.on_move = partial(_drop, half, ErrorCode.LEG_LOST)  # offer it elsewhere
+        await half.write(encode(FrameType.STREAM_RESUME, claim.resume(at)))
+        reader = FrameReader(half)
+        echo = _echo(await reader.next_frame())
+    except BaseException:
+        if half:
+            _drop(half, ErrorCode.CANCELLED)
+        carried.release()
+        raise
+    told = Checkpoint(my_position=echo.my_position, peer_ack_position=echo.peer_ack_position)
+    return Leg(half, session, carried, reader.rest()), told
 
 
 def _echo(frame: Frame | None) -> orp.StreamResume:

@@ -63,6 +63,9 @@ class Owner(Protocol):
     async def register(self, session: Session) -> None:
         """Register what the agent exposes, and again whenever the relay may have dropped it."""
 
+    def called(self, session: Session, stream_id: int) -> None:
+        """The far agent waits for a stream that the session does not carry."""
+
     def over(self, session: Session) -> None:
         """The session takes no new streams; called at least once, before anybody can notice."""
 
@@ -271,9 +274,7 @@ class Session:
                 for each in self._streams.get(checkpoint.stream_id, ()):
                     each.checkpoint(checkpoint)
             case FrameType.STREAM_ENDED if self.can_resume:
-                ended = message_of(frame, orp.StreamEnded)
-                for each in self._streams.get(ended.stream_id, ()):
-                    each.explain(ErrorCode.of(ended.code))
+                self._ends(message_of(frame, orp.StreamEnded))
             case FrameType.GOAWAY if GOAWAY in self.features:
                 self._relay_leaves(message_of(frame, orp.Goaway))
             case FrameType.PONG:
@@ -286,6 +287,13 @@ class Session:
     def _announced(self, stream_id: int, answer: Ready) -> None:
         for each in self._streams.get(stream_id, ()):
             each.announce(answer)
+
+    def _ends(self, ended: orp.StreamEnded) -> None:
+        code, carried = ErrorCode.of(ended.code), self._streams.get(ended.stream_id)
+        for each in carried or ():
+            each.explain(code)
+        if not carried and code is ErrorCode.LEG_LOST:
+            self._owner.called(self, ended.stream_id)
 
     def _relay_leaves(self, goaway: orp.Goaway) -> None:
         log.info("the relay leaves", relay=self.connection.peer, reason=goaway.reason)

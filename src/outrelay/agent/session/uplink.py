@@ -92,6 +92,7 @@ class Uplink:
         expires: When our certificate ends, seconds since the epoch.
         ways: Connect to relays.
         take: Gets every stream a relay opens.
+        called: Told of streams that a far agent waits for.
         is_busy: Whether streams are alive.
     """
 
@@ -103,6 +104,7 @@ class Uplink:
         expires: float,
         ways: Ways,
         take: Callable[[Session, Stream], None],
+        called: Callable[[Session, int], None],
         is_busy: Callable[[], bool],
     ) -> None:
         self._options = options
@@ -111,6 +113,7 @@ class Uplink:
         self._hello = hello_of(identity)
         self._dialling = Dialling(options, ways)
         self.take = take
+        self.called = called
         self._is_busy = is_busy
         self._backoff = Backoff(immediate=True)
         self._session: Session | None = None

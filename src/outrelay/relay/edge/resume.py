@@ -30,6 +30,7 @@ from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.lib.observe.throttle import Throttle
 from outrelay.lib.orp.frame import FrameType, encode
+from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Verdict
 from outrelay.relay.audit.trail import Trail
 from outrelay.relay.call import Call
@@ -47,6 +48,9 @@ from outrelay.relay.quotas import Quotas
 from outrelay.relay.splice import CONSUMER, PROVIDER, Leg
 
 log = get_logger(__name__)
+
+CALL_AFTER = 0.5
+"""Seconds a half waits before the other agent is called: mostly that comes by itself."""
 
 
 class Resumer:
@@ -119,6 +123,7 @@ class Resumer:
         if self._halves.join(party):
             return await party.decided
         with self._halves.wait(party) as waiting:
+            calling = asyncio.get_running_loop().call_later(CALL_AFTER, self._call, party.half)
             try:
                 with self._quota.place(party.session.uri, party.session.tenant):
                     met = await self._met(party.leg, waiting.met)
@@ -126,9 +131,18 @@ class Resumer:
                 return ErrorCode.EXPIRED
             except Reset:
                 return ErrorCode.CANCELLED  # its agent has given it up
+            finally:
+                calling.cancel()
             if isinstance(met, ErrorCode):
                 return met
             return await self._resume(party, met)
+
+    def _call(self, half: Half) -> None:
+        """Tell the other agent that it is waited for: it may take the stream for ended."""
+        for session in self._roster.of(half.peer):
+            if session.tenant == half.tenant and RESUME in session.features:
+                ended = orp.StreamEnded(stream_id=half.stream_id, code=ErrorCode.LEG_LOST)
+                session.send(FrameType.STREAM_ENDED, ended)
 
     async def _met(self, leg: Leg, met: asyncio.Future[Meeting | ErrorCode]) -> Meeting | ErrorCode:
         async with asyncio.timeout(self._limits.resume_window):
