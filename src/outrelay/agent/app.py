@@ -25,11 +25,13 @@ from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.rings import Rings
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
+from outrelay.agent.views import views_of
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.errors import ConfigError, IdentityError
 from outrelay.lib.identity.certs import Credentials, Trust, load_credentials, load_trust
 from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.insight import insight_faults, opened
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.tasks import spawn
@@ -79,7 +81,7 @@ def check(options: AgentOptions) -> Iterable[str]:
         partial(load_trust, options.ca),
         partial(find_proxies, options.http_proxy, os.environ),
         *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
-    )
+    ) + insight_faults(options.insight)
 
 
 def load_identity(options: AgentOptions) -> Credentials:
@@ -124,7 +126,8 @@ async def serve(
         log.warning(
             "nothing to do", hint="offer a service with --expose, or use one with --consume"
         )
-    metrics = AgentMetrics.on(new_registry()).streams
+    registry = new_registry()
+    metrics = AgentMetrics.on(registry).streams
     with ExitStack() as resources:
         listeners = [
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
@@ -159,10 +162,20 @@ async def serve(
                 for each in listeners
             ]
             connecting = spawn(group, uplink.run(), name="agent: uplink")
-            await stop.wait()
-            for task in accepting:
-                task.cancel()
-            await _wind_down(uplink, lasting, streams, options.drain)
+            views = views_of(
+                options=options,
+                identity=identity,
+                expires=expires,
+                registry=registry,
+                uplink=uplink,
+                streams=streams,
+                listeners=listeners,
+            )
+            async with opened(options.insight, views):
+                await stop.wait()
+                for task in accepting:
+                    task.cancel()
+                await _wind_down(uplink, lasting, streams, options.drain)
             connecting.cancel()
 
 

@@ -21,6 +21,8 @@ from outrelay.agent.options import (
     parse_service,
 )
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
@@ -154,6 +156,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     help="Bytes a stream may have on their way to the far application; held until they arrive.",
 )
 @flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
+@insight_flags(("127.0.0.1", 9102))
 def main(
     *,
     relay: tuple[Address, ...],
@@ -175,6 +178,7 @@ def main(
     dead_after: float,
     ring_max: int,
     ring_total: int,
+    insight: Insight,
 ) -> AgentOptions:
     """Connect the services of this host to a relay, and its applications to services elsewhere.
 
@@ -198,6 +202,7 @@ def main(
         max_streams=max_streams,
         ring_max=ring_max,
         ring_total=ring_total,
+        insight=insight,
         limits=Limits(resume=resume_deadline, dead=dead_after),
     )
 

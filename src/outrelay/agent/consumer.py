@@ -137,7 +137,8 @@ class Consumer:
                     if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
                         raise
                 else:
-                    return await stream.carry(sock, self._watch, self._lasting)
+                    with self._streams.showing(f"{stream.name}/consumer", stream.describe):
+                        return await stream.carry(sock, self._watch, self._lasting)
 
     async def _after(self, session: Session, lost: Closed | Reset) -> None:
         """Return when it is of use to try again what ``session`` has lost."""

@@ -64,6 +64,7 @@ __all__ = [
     "credential_flags",
     "flag",
     "together",
+    "written",
 ]
 
 OptionsT = TypeVar("OptionsT")
@@ -123,7 +124,28 @@ class Flag(click.Option):
         if self.multiple and isinstance(value, Iterable):
             parts = (part.strip() for text in value for part in str(text).split(","))
             value = [part for part in parts if part]
+        if self.name:
+            ctx.meta.setdefault(_WRITTEN, {})[self.name] = _text_of(value)
         return super().type_cast_value(ctx, value)
+
+
+_WRITTEN = f"{__name__}.written"
+
+
+def _text_of(value: object) -> str | list[str] | None:
+    if isinstance(value, list | tuple):
+        return [str(each) for each in value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+def written(ctx: click.Context) -> Mapping[str, str | list[str] | None]:
+    """The values of all flags as people write them, by the flags' names in Python.
+
+    Nothing is left out of them, passwords neither.
+    """
+    return dict(ctx.meta.get(_WRITTEN, {}))
 
 
 flag = functools.partial(click.option, cls=Flag)

@@ -102,6 +102,7 @@ async def _until_stopped(run: Run) -> None:
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
     assert this is not None
+    this.set_name("service")
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set():

@@ -15,13 +15,17 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry
+
 from outrelay.lib.checks import faults_of
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
 from outrelay.lib.identity.uri import Role
+from outrelay.lib.insight import insight_faults, opened
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RelayMetrics, new_registry
+from outrelay.lib.observe.views import Views
 from outrelay.lib.tasks import beside, spawn
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
@@ -34,13 +38,14 @@ from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
-from outrelay.relay.limits import Bounds, Limits
+from outrelay.relay.limits import Limits, limits_of
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
 from outrelay.relay.shared import Shared
 from outrelay.relay.stalls import Stalls
+from outrelay.relay.views import views_of
 
 log = get_logger(__name__)
 
@@ -64,7 +69,8 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         ConfigError: A file or flag that somebody has to change.
     """
     credentials, trust = _load_identity(options), load_trust(options.ca)
-    metrics = RelayMetrics.on(new_registry())
+    registry = new_registry()
+    metrics = RelayMetrics.on(registry)
     secure = not options.controller_plaintext
     async with (
         open_doors(options, credentials, trust, Refusals(metrics.carrier)) as doors,
@@ -77,7 +83,8 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         relay_id = options.relay_id or credentials.identity.name
         with _open_spool(options) as disk:
             relay = Relay(options, relay_id, controller, metrics, disk=disk)
-            await relay.serve(doors, stop)
+            async with opened(options.insight, relay.views(credentials, registry)):
+                await relay.serve(doors, stop)
 
 
 def check(options: RelayOptions) -> Iterable[str]:
@@ -86,6 +93,7 @@ def check(options: RelayOptions) -> Iterable[str]:
         *faults_of(lambda: _load_identity(options), lambda: load_trust(options.ca)),
         *door_faults(options),
         *faults_of(lambda: _try_spool(options)),
+        *insight_faults(options.insight),
     ]
 
 
@@ -134,7 +142,7 @@ class Relay:
         limits: Limits | None = None,
         disk: Disk | None = None,
     ) -> None:
-        limits = limits or _limits_of(options)
+        limits = limits or limits_of(options)
         self._options = options
         self._limits = limits
         self._relay_id = relay_id
@@ -149,6 +157,7 @@ class Relay:
             disk=disk,
         )
         shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
+        self._shared = shared
         self._pairs = shared.pairs
         self._edge = edge_of(
             shared,
@@ -172,6 +181,32 @@ class Relay:
             roster=shared.roster,
             fleet=FleetWatch(self._relay_id, shared.pairs, self._revoker),
         )
+
+    def views(self, credentials: Credentials, numbers: CollectorRegistry) -> Views:
+        """What there is to see of this relay.
+
+        Args:
+            credentials: Who it is.
+            numbers: What it counts.
+        """
+        return views_of(
+            relay_id=self._relay_id,
+            region=self._options.region,
+            credentials=credentials,
+            registry=numbers,
+            shared=self._shared,
+            controller=self._controller,
+            doors=lambda: self._doors,
+            unready=self._unready,
+        )
+
+    def _unready(self) -> list[str]:
+        """Why nobody should be sent here."""
+        if self._draining:
+            return [DRAINING]
+        if self._options.allow_all or self._following.is_loaded:
+            return []
+        return ["no controller has told policy and directory yet; every stream is denied"]
 
     async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
         """Serve whoever comes in until ``stop`` is set; then wind down."""
@@ -270,19 +305,6 @@ class Relay:
                 audit_events=self._audit.waiting,
                 agents=self._registrations.waiting,
             )
-
-
-def _limits_of(options: RelayOptions) -> Limits:
-    return Limits(
-        streams=Bounds(agent=options.max_streams_per_agent, tenant=options.max_streams_per_tenant),
-        opens_per_second=Bounds(
-            agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
-        ),
-        resume_window=options.resume_window,
-        services=Bounds(
-            agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
-        ),
-    )
 
 
 async def _remind() -> None:

@@ -13,6 +13,7 @@ Source: protocol.md sections 3, 4 and 5.
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import Future, TaskGroup
 from contextlib import suppress
 from functools import partial
@@ -83,6 +84,7 @@ class Session:
         owner: Owner,
     ) -> None:
         self.connection = connection
+        self.since_ms = time.time_ns() // 1_000_000
         self.features = features
         self.endpoints: tuple[Endpoint, ...] = ()
         """Others that may be used, as the relay says."""
@@ -102,6 +104,8 @@ class Session:
         self.is_leaving = False
         """Whether another session is wanted instead."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
+        self.registered: set[str] = set()
+        """The services that the relay has acknowledged."""
         self._skipped_some = False
 
     @classmethod
@@ -117,6 +121,11 @@ class Session:
         session = cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
         session.endpoints = endpoints_of(ack)
         return session
+
+    @property
+    def carries(self) -> int:
+        """How many streams it carries."""
+        return len(self._streams)
 
     @property
     def is_plain(self) -> bool:
@@ -230,6 +239,7 @@ class Session:
             del self._registering[service]
         if rejected:
             raise rejected
+        self.registered.add(service)
 
     async def deregister(self, service: str) -> None:
         """Offer ``service`` no longer, where the relay knows how to stop.
@@ -237,6 +247,7 @@ class Session:
         Raises:
             Closed: The connection is gone.
         """
+        self.registered.discard(service)
         if DEREGISTER in self.features:
             await self._writer.send(FrameType.DEREGISTER, orp.Register(service_name=service))
 

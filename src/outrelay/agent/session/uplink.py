@@ -148,6 +148,16 @@ class Uplink:
         finally:
             self._running.discard(session)
 
+    @property
+    def current(self) -> Session | None:
+        """The session that takes new streams now, if there is one."""
+        return self._session
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All that are up, the newest last."""
+        return sorted(self._running, key=lambda each: each.since_ms)
+
     async def session(self, *, lasting: bool = False) -> Session:
         """The session that is up, as soon as one is.
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from outrelay.controller.clock import now_ms
 from outrelay.controller.feed import Subscription
 from outrelay.lib.control.v1 import fleet_pb2 as pb
 from outrelay.lib.errors import ControlError
@@ -58,6 +59,7 @@ class Attachment:
 
     def __init__(self, relay_id: str) -> None:
         self.relay_id = relay_id
+        self.since_ms = now_ms()
         self._commands: Subscription[pb.RelayCommand] = Subscription(
             lambda _: True, PENDING_COMMANDS
         )
@@ -108,6 +110,9 @@ class Attachments:
     def __init__(self) -> None:
         self._attached: dict[str, Attachment] = {}
         self._closed = False
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(self._attached.values())
 
     @contextmanager
     def attached(self, relay_id: str) -> Iterator[Attachment]:
