@@ -3,7 +3,7 @@
     async with opened(options.insight, views):
         ...  # /metrics and the rest can be asked for
 
-Source: commands.md, ``--debug-listen`` and ``--health-listen``.
+Source: commands.md, ``--debug-listen``, ``--health-listen``, ``--metrics-dump``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,25 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from outrelay.lib.checks import faults_of, try_bind
+from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe.debug import Routes, debug_routes, listen, probe_routes
+from outrelay.lib.observe.dump import Dump, try_dump
 from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics.process import ProcessMetrics
 from outrelay.lib.observe.views import Views
+from outrelay.lib.tasks import beside
 from outrelay.lib.values import Address, address_text
 
 log = get_logger(__name__)
 
 DEBUG = "--debug-listen"
 HEALTH = "--health-listen"
+INTERVAL = "--metrics-interval"
+SHORTEST = 0.1
+"""Seconds between two lines, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +54,25 @@ class Insight:
     Args:
         debug_listen: Where everything is shown; None: nowhere.
         health_listen: Where only probes are answered; None: nowhere.
+        metrics_dump: The file that numbers are written to; None: none.
+        metrics_interval: Seconds between two lines of it.
         config: The effective configuration, by key; it is shown, and means nothing here.
     """
 
     debug_listen: Address | None = None
     health_listen: Address | None = None
+    metrics_dump: Path | None = None
+    metrics_interval: float = 10.0
     config: Mapping[str, Setting] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what would keep the process busy with itself.
+
+        Raises:
+            ConfigError: The interval is too short.
+        """
+        if self.metrics_interval < SHORTEST:
+            raise ConfigError(INTERVAL, f"is less than {SHORTEST:g}s")
 
 
 UNSEEN = Insight()
@@ -65,6 +86,8 @@ def insight_faults(insight: Insight) -> list[str]:
         for flag, address in ((DEBUG, insight.debug_listen), (HEALTH, insight.health_listen))
         if address is not None
     ]
+    if insight.metrics_dump:
+        steps.append(partial(try_dump, insight.metrics_dump))
     return faults_of(*steps)
 
 
@@ -77,7 +100,7 @@ async def opened(insight: Insight, views: Views) -> AsyncIterator[None]:
         views: What there is to see.
 
     Raises:
-        ConfigError: An address cannot be listened on.
+        ConfigError: An address cannot be listened on, or the file not be written.
     """
     config = {
         key: {"value": setting.value, "source": setting.source}
@@ -95,7 +118,27 @@ async def opened(insight: Insight, views: Views) -> AsyncIterator[None]:
                     " whom; no secrets",
                     address=address_text(insight.debug_listen),
                 )
+        if insight.debug_listen or insight.metrics_dump:
+            await _count(stack, views)
+        if insight.metrics_dump:
+            await _dump(stack, insight.metrics_dump, insight.metrics_interval, views)
         yield
+
+
+async def _count(stack: AsyncExitStack, views: Views) -> None:
+    """Have counted what is counted of every service."""
+    process = ProcessMetrics(views.registry)
+    process.certificate_not_after.set(views.expires or 0)
+    process.ready.set_function(lambda: not views.unready())
+    await stack.enter_async_context(beside(process.watch_loop(), name="event loop lag"))
+
+
+async def _dump(stack: AsyncExitStack, path: Path, interval: float, views: Views) -> None:
+    """Have lines written from now on, the last one at the end."""
+    try_dump(path)
+    dump = Dump(path, views)
+    stack.callback(dump.finish)
+    await stack.enter_async_context(beside(dump.run(interval), name="metrics dump"))
 
 
 async def _listen(

@@ -15,13 +15,24 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 from click.core import ParameterSource
 
-from outrelay.lib.insight import DEBUG, HEALTH, Insight, Setting
-from outrelay.lib.options import OPTIONAL_ADDRESS, Address, address_text, flag, together, written
+from outrelay.lib.insight import DEBUG, HEALTH, INTERVAL, Insight, Setting
+from outrelay.lib.observe.dump import FLAG
+from outrelay.lib.options import (
+    DURATION,
+    FILE,
+    OPTIONAL_ADDRESS,
+    Address,
+    address_text,
+    flag,
+    together,
+    written,
+)
 
 OptionsT = TypeVar("OptionsT")
 
@@ -58,16 +69,30 @@ def insight_flags(
             show_default="nowhere",
             help="Where /healthz and /readyz alone are answered, for probes from elsewhere.",
         ),
+        flag(
+            FLAG,
+            type=FILE,
+            help="File that gets the metrics as a line of JSON every --metrics-interval; FILE.1"
+            " keeps the 64 MiB before.",
+        ),
+        flag(INTERVAL, type=DURATION, default="10s", help="How often --metrics-dump gets a line."),
     )
 
     def decorate(build: Callable[..., OptionsT]) -> Callable[..., OptionsT]:
         @functools.wraps(build)
         def gather(
-            *, debug_listen: Address | None, health_listen: Address | None, **others: object
+            *,
+            debug_listen: Address | None,
+            health_listen: Address | None,
+            metrics_dump: Path | None,
+            metrics_interval: float,
+            **others: object,
         ) -> OptionsT:
             insight = Insight(
                 debug_listen=debug_listen,
                 health_listen=health_listen,
+                metrics_dump=metrics_dump,
+                metrics_interval=metrics_interval,
                 config=_effective(click.get_current_context()),
             )
             return build(insight=insight, **others)

@@ -14,6 +14,7 @@ from asyncio import Task, TaskGroup
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -38,6 +39,7 @@ from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
+from outrelay.relay.lag import KINDS
 from outrelay.relay.limits import Limits, limits_of
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.registrations import Registrations
@@ -156,6 +158,8 @@ class Relay:
             overflow=options.audit_overflow,
             disk=disk,
         )
+        for kind in KINDS:
+            metrics.watches.lag.labels(kind).set_function(partial(controller.lag.seconds, kind))
         shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
         self._shared = shared
         self._pairs = shared.pairs

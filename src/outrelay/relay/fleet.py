@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from outrelay.lib.control.v1 import fleet_pb2 as fleet
 from outrelay.relay.controller import Answers, Services
+from outrelay.relay.lag import FLEET
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.revoke import Revoker
 
@@ -47,6 +48,7 @@ class FleetWatch:
     """
 
     name = "fleet"
+    kind = FLEET
 
     def __init__(self, relay_id: str, pairs: Pairs, revoker: Revoker) -> None:
         self._relay_id = relay_id

@@ -81,11 +81,12 @@ class Views:
 
 def carried_bytes(registry: CollectorRegistry) -> Json:
     """The payload bytes that streams have carried since the start, for a status."""
-    series = "outrelay_stream_bytes_total"
-    return {
-        f"bytes_{direction}": int(registry.get_sample_value(series, {"direction": direction}) or 0)
-        for direction in ("up", "down")
-    }
+    carried = {"up": 0, "down": 0}
+    for family in registry.collect():
+        if family.name == "outrelay_stream_bytes":
+            for sample in family.samples:
+                carried[sample.labels["direction"]] += int(sample.value)
+    return {f"bytes_{direction}": number for direction, number in carried.items()}
 
 
 def status_of(views: Views) -> Json:
