@@ -96,6 +96,7 @@ def _session(session: Session, uplink: Uplink) -> Json:
         "resumes": session.can_resume,
         "registered": sorted(session.registered),
         "streams": session.carries,
+        "rtt_ms": None if session.rtt is None else round(session.rtt * 1000, 3),
         "certificate_not_after_unix_ms": int(connection.peer_expires * 1000),
     }
 

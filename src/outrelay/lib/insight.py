@@ -9,6 +9,7 @@ Source: commands.md, ``--debug-listen``, ``--health-listen``, ``--metrics-dump``
 from __future__ import annotations
 
 import ipaddress
+from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from outrelay.lib.observe.dump import Dump, try_dump
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics.process import ProcessMetrics
 from outrelay.lib.observe.views import Views
-from outrelay.lib.tasks import beside
+from outrelay.lib.tasks import spawn
 from outrelay.lib.values import Address, address_text
 
 log = get_logger(__name__)
@@ -118,27 +119,37 @@ async def opened(insight: Insight, views: Views) -> AsyncIterator[None]:
                     " whom; no secrets",
                     address=address_text(insight.debug_listen),
                 )
-        if insight.debug_listen or insight.metrics_dump:
-            await _count(stack, views)
         if insight.metrics_dump:
-            await _dump(stack, insight.metrics_dump, insight.metrics_interval, views)
+            try_dump(insight.metrics_dump)
+        await stack.enter_async_context(_counting(insight, views))
         yield
 
 
-async def _count(stack: AsyncExitStack, views: Views) -> None:
-    """Have counted what is counted of every service."""
+@asynccontextmanager
+async def _counting(insight: Insight, views: Views) -> AsyncIterator[None]:
+    """Have counted what is counted of every service, and written; for who can see it."""
+    if not (insight.debug_listen or insight.metrics_dump):
+        yield
+        return
     process = ProcessMetrics(views.registry)
     process.certificate_not_after.set(views.expires or 0)
     process.ready.set_function(lambda: not views.unready())
-    await stack.enter_async_context(beside(process.watch_loop(), name="event loop lag"))
-
-
-async def _dump(stack: AsyncExitStack, path: Path, interval: float, views: Views) -> None:
-    """Have lines written from now on, the last one at the end."""
-    try_dump(path)
-    dump = Dump(path, views)
-    stack.callback(dump.finish)
-    await stack.enter_async_context(beside(dump.run(interval), name="metrics dump"))
+    dump = Dump(insight.metrics_dump, views) if insight.metrics_dump else None
+    try:
+        async with TaskGroup() as group:
+            tasks = [spawn(group, process.watch_loop(), name="event loop lag")]
+            if dump:
+                tasks.append(spawn(group, dump.run(insight.metrics_interval), name="metrics dump"))
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        if dump:
+            dump.finish()
 
 
 async def _listen(

@@ -28,6 +28,7 @@ from outrelay.lib.options import (
     FILE,
     OPTIONAL_ADDRESS,
     Address,
+    Flag,
     address_text,
     flag,
     together,
@@ -41,7 +42,7 @@ _SOURCES = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.DEFAULT_MAP: "file",
 }
-_ACTS = {"only_check", "version"}
+_ACTS = {"only_check"}
 """Parameters that are no configuration."""
 
 _CREDENTIALS = re.compile(r"://\S*@")
@@ -104,9 +105,11 @@ def insight_flags(
 
 def _effective(ctx: click.Context) -> dict[str, Setting]:
     """What each flag has come to, by its key in the ``--config`` file."""
+    names = [each.name for each in ctx.command.params if isinstance(each, Flag) and each.name]
+    texts = written(ctx)
     return {
-        name.replace("_", "-"): Setting(value=_shown(text), source=_source(ctx, name))
-        for name, text in written(ctx).items()
+        name.replace("_", "-"): Setting(value=_shown(texts.get(name)), source=_source(ctx, name))
+        for name in names
         if name not in _ACTS
     }
 

@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias
 from prometheus_client import CollectorRegistry
 
 from outrelay import __version__
+from outrelay.lib.observe import logs
 
 Json: TypeAlias = Mapping[str, object]
 """What ``json.dumps`` makes an object of."""
@@ -102,6 +103,7 @@ def status_of(views: Views) -> Json:
         else int(views.expires * 1000),
         "started_unix_ms": views.started_ms,
         "ts_unix_ms": _now_ms(),
+        "log_level": logs.level(),
         "ready": not unready,
         "unready": list(unready),
         **views.status(),
