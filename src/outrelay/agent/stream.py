@@ -228,6 +228,7 @@ class AgentStream:
             if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
                 line = line.bind(why=why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+            self._carrying = None  # it knows us: no circle is left for the garbage collector
 
     def describe(self) -> Json:
         """What there is to see of it."""
