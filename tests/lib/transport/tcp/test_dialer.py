@@ -24,6 +24,7 @@ from tests.support.hostile_tcp import answering, raw_server
 from tests.support.http_proxy import HttpProxy
 from tests.support.serving import serving, splice
 from tests.support.turns import until
+from tests.support.virtual_loop import elapsed
 
 pytestmark = pytest.mark.both_loops
 
@@ -80,6 +81,15 @@ async def test_nobody_listens(ground: TcpGround) -> None:
         with pytest.raises(Refused) as refusal:
             await dialer.dial(address, roles={Role.RELAY})
     assert str(refusal.value) == f"127.0.0.1:{address[1]}: Connection refused"
+
+
+@pytest.mark.virtual_time
+async def test_who_does_not_answer_has_ten_seconds() -> None:
+    dialer = TcpDialer(credentials=PKI.agent(), trust=PKI.trust)
+    with socket.create_server(LOOPBACK) as silent:
+        assert "not over in time" in await refused(dialer, silent.getsockname())
+    assert elapsed() == 10.0
+    await dialer.close()
 
 
 async def test_a_closed_dialler_dials_nobody(ground: TcpGround) -> None:
