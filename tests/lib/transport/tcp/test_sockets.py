@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from contextlib import AsyncExitStack
 
 from outrelay.lib.transport.tcp.connection import TcpConnection
+from outrelay.lib.transport.tcp.dialer import TcpDialer
+from outrelay.lib.transport.tcp.listener import TcpListener
 from outrelay.lib.transport.tcp.sockets import prepare
-from tests.lib.transport.carriers import join
-from tests.lib.transport.grounds import TcpGround
+from tests.lib.transport.carriers import LOOPBACK, PKI, join
 
 ASKED = {
     (socket.IPPROTO_TCP, socket.TCP_NODELAY): 1,
@@ -19,7 +19,7 @@ ASKED = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 2,
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 2,
 }
-"""Small frames leave at once, and a dead peer is noticed in 10 s."""
+"""Small frames leave at once, and a dead peer is noticed in 10 s, by the kernel as by us."""
 
 
 def asked_of(sock: socket.socket) -> dict[tuple[int, int], int]:
@@ -35,9 +35,12 @@ def test_a_socket_is_prepared() -> None:
 
 
 async def test_both_ends_of_a_connection_are_prepared() -> None:
-    async with AsyncExitStack() as stack:
-        ground = TcpGround(stack)
-        pair = await join(await ground.listen(), await ground.dialer())
-        for end in (pair.near, pair.far):
-            assert isinstance(end, TcpConnection)
-            assert asked_of(end._link._socket) == ASKED
+    listener = await TcpListener.bind(LOOPBACK, credentials=PKI.relay(), trust=PKI.trust)
+    dialer = TcpDialer(credentials=PKI.agent(), trust=PKI.trust)
+    pair = await join(listener, dialer)
+    for end in (pair.near, pair.far):
+        assert isinstance(end, TcpConnection)
+        assert asked_of(end._link._socket) == ASKED
+        assert end.session._idle_timeout == 10.0
+    await dialer.close()
+    await listener.close()
