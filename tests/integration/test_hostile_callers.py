@@ -21,17 +21,17 @@ from outrelay.lib.identity.certs import load_credentials, load_trust
 from outrelay.lib.tasks import beside
 from tests.integration.attackers import GROWTH, Bystander, unnoticed
 from tests.integration.peers import MIB
-from tests.integration.world import ALLOWED, IMPATIENT, TENANT, World, outrelay_world
+from tests.integration.world import ALLOWED, TENANT, World
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ("quic",)  # the controller is the one that is attacked
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(modules_world: World) -> World:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
-        yield world
+    return modules_world
 
 
 @asynccontextmanager

@@ -12,8 +12,11 @@ from outrelay.lib.errors import RejectCode
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.policy import REGISTER
 
-FOR_RELAY = "relay and agent need one CA: check --cert, --key, --ca and --server-name"
-"""When relay and agent do not accept each other's certificates."""
+FOR_RELAY = (
+    "check that a relay listens there; it and the agent need one CA:"
+    " check --cert, --key, --ca and --server-name"
+)
+"""When relay and agent do not accept each other's certificates, or it is no relay."""
 
 FOR_HELLO = "ask whoever runs the relay"
 """When the relay took the certificate, but not the agent; it has said why."""

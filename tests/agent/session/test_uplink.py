@@ -90,7 +90,7 @@ async def test_a_relay_that_refuses_for_good_ends_an_agent_that_has_just_started
 ) -> None:
     dialer.wrong = ["127.0.0.1", "127.0.0.2"]
     async with place.agent(options=BOTH, dialer=dialer) as agent:
-        with pytest.raises(Refused, match="its certificate is wrong; relay and agent need one CA"):
+        with pytest.raises(Refused, match=r"its certificate is wrong; .* need one CA"):
             await agent.ended()
 
 

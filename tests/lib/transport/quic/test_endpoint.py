@@ -15,7 +15,7 @@ from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.quic import QuicEndpoint, endpoint
 from outrelay.lib.transport.quic.endpoint import PING_IDLE
-from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
 from tests.lib.transport.carriers import LOOPBACK, PKI, Pair, join
 from tests.lib.transport.streams import round_trips
 from tests.support.hostile_quic import raw_client
@@ -217,6 +217,16 @@ async def test_a_peer_that_was_killed_is_missed_at_the_next_packet(ends: Ends) -
     with pytest.raises(Closed, match="nobody listens"):
         await near.read()
     await round_trips(await (await join(await ends.bind(), ends.made[1])).stream())
+
+
+@pytest.mark.both_loops
+async def test_a_datagram_that_the_interface_does_not_take_ends_no_reading(ends: Ends) -> None:
+    """The kernel tells of it where it tells of ICMP, though no call will fail for it again."""
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    pair = await join(listener, dialer)
+    for _ in range(3):
+        dialer._socket.send(Transmit(listener.address, [bytes(65_520)], 65_520))
+        await round_trips(await pair.stream())
 
 
 @pytest.mark.both_loops
