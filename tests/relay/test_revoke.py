@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ from outrelay.lib.observe.metrics import PolicyMetrics
 from outrelay.lib.policy import Decision, PolicySet, Verdict
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
+from outrelay.relay import revoke
+from outrelay.relay.call import Call
 from outrelay.relay.clock import unix_ms
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.revoke import Revoker
@@ -74,7 +77,7 @@ async def test_a_replaced_rule_set_that_still_allows_is_not_felt() -> None:
         fresh = PolicySet()
         fresh.add(rule("ech*", rule_id="new"))
         relay.judge.replace(fresh)
-        revoker(relay).judge_all()
+        await revoker(relay).judge_all()
         await assert_passes(*both)
         assert not relay.events("revoke")
 
@@ -104,10 +107,55 @@ async def test_a_stream_that_is_still_being_opened_is_refused() -> None:
         near = await consumer.open("echo", stream_id=1)
         far, _ = await provider.incoming()
         relay.judge.add(DENY)
-        revoker(relay).judge_all()
+        await revoker(relay).judge_all()
         await accept(far)
         assert (await rejection(near))[0] == 403
         await assert_denied(far)
+
+
+async def test_others_have_their_turn_however_many_are_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(revoke, "TURN", 1)
+    async with relay_rooms() as relay:
+        provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
+        for stream_id in (1, 2, 3):
+            await spliced(consumer, provider, "echo", stream_id)
+        order, judge_live = [], relay.judge.judge_live
+
+        def judging(call: Call, provider: str) -> Verdict:
+            order.append("judged")
+            return judge_live(call, provider)
+
+        async def others() -> None:
+            for _ in range(3):
+                order.append("others")
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(relay.judge, "judge_live", judging)
+        await asyncio.gather(revoker(relay).judge_all(), others())
+        assert order == ["judged", "others"] * 3
+
+
+async def test_a_stream_that_ended_while_others_were_judged_is_not_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with relay_rooms() as relay:
+        provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
+        for stream_id in (1, 2):
+            await spliced(consumer, provider, "echo", stream_id)
+        judge_live = relay.judge.judge_live
+
+        def judging(call: Call, provider: str) -> Verdict:
+            for pair in relay.pairs:
+                if pair.call is not call:
+                    pair.over.set()
+            return judge_live(call, provider)
+
+        relay.judge.add(DENY)
+        monkeypatch.setattr(relay.judge, "judge_live", judging)
+        await revoker(relay).judge_all()
+        assert [event.stream_id for event in relay.events("revoke")] == [f"{1:016x}"]
 
 
 def test_an_expiry_is_noticed_once() -> None:
