@@ -241,7 +241,7 @@ async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGen
         try:
             async with session.channel() as channel:
                 call = AuditStub(channel).Query(request)
-                if await call.initial_metadata():  # empty where nobody answered
+                if await call.initial_metadata() or await call.trailing_metadata():  # an answer
                     if away:
                         _say("the controller is back")
                     begun, away = True, False
