@@ -21,6 +21,7 @@ from outrelay.relay.revoke import Revoker
 from tests.relay.rooms import ALLOW_ALL, Rooms, relay_rooms, rule
 from tests.support.peers import AGENT_A, AgentPeer, accept, rejection
 from tests.support.turns import until
+from tests.support.virtual_loop import elapsed
 
 DENY = rule("echo", rule_id="no", decision=Decision.DENY)
 
@@ -68,6 +69,19 @@ async def test_what_is_denied_ends_and_is_recorded_what_is_allowed_goes_on() -> 
         (event,) = relay.events("revoke")
         assert event.stream_id == f"{1:016x}"
         assert "no" in event.reason
+
+
+@pytest.mark.virtual_time
+async def test_it_ends_within_a_second() -> None:
+    async with relay_rooms() as relay:
+        provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
+        near, far = await spliced(consumer, provider, "echo", 1)
+        async with beside(revoker(relay).run(), name="test: revoker"):
+            await asyncio.sleep(10.2)
+            relay.judge.add(DENY)
+            await assert_denied(near)
+            await assert_denied(far)
+            assert elapsed() < 11.2
 
 
 async def test_a_replaced_rule_set_that_still_allows_is_not_felt() -> None:
