@@ -182,11 +182,14 @@ def test_an_expiry_is_noticed_once() -> None:
     assert not judge.expired(1_000)
 
 
-async def test_a_rule_that_expires_ends_what_it_allowed() -> None:
+@pytest.mark.parametrize("is_later", [False, True], ids=["the first", "a later one"])
+async def test_a_rule_that_expires_ends_what_it_allowed(is_later: bool) -> None:
+    """Also where another one allowed the stream at first."""
     soon = replace(rule("echo", rule_id="soon"), expires_ms=unix_ms() + 400)
-    async with relay_rooms(rules=[soon]) as relay:
+    async with relay_rooms(rules=[ALLOW_ALL if is_later else soon]) as relay:
         provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
         near, _ = await spliced(consumer, provider, "echo", 1)
+        relay.judge.replace(PolicySet([soon]))
         live = Revoker(relay.judge, relay.pairs, relay.trail)
         async with beside(live.run(), name="test: revoker"):
             await assert_denied(near)
