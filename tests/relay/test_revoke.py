@@ -182,14 +182,23 @@ def test_an_expiry_is_noticed_once() -> None:
     assert not judge.expired(1_000)
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("is_later", [False, True], ids=["the first", "a later one"])
-async def test_a_rule_that_expires_ends_what_it_allowed(is_later: bool) -> None:
+async def test_a_rule_that_expires_ends_what_it_allowed(
+    is_later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where another one allowed the stream at first."""
-    soon = replace(rule("echo", rule_id="soon"), expires_ms=unix_ms() + 400)
+    now = unix_ms()
+    soon = replace(rule("echo", rule_id="soon"), expires_ms=now + 60_000)
     async with relay_rooms(rules=[ALLOW_ALL if is_later else soon]) as relay:
+        monkeypatch.setattr(relay.judge, "_now_ms", lambda: now)
         provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
-        near, _ = await spliced(consumer, provider, "echo", 1)
-        relay.judge.replace(PolicySet([soon]))
-        live = Revoker(relay.judge, relay.pairs, relay.trail)
-        async with beside(live.run(), name="test: revoker"):
+        near, far = await spliced(consumer, provider, "echo", 1)
+        live = Revoker(relay.judge, relay.pairs, relay.trail, now_ms=lambda: now)
+        async with beside(live.run(), name="test: revoker"), asyncio.timeout(10):
+            relay.judge.replace(PolicySet([soon]))
+            await asyncio.sleep(2)
+            await assert_passes(near, far)
+            now += 60_000
             await assert_denied(near)
+        assert 2 < elapsed() < 3
