@@ -197,8 +197,8 @@ async def test_a_rule_that_expires_ends_what_it_allowed(
         live = Revoker(relay.judge, relay.pairs, relay.trail, now_ms=lambda: now)
         async with beside(live.run(), name="test: revoker"), asyncio.timeout(10):
             relay.judge.replace(PolicySet([soon]))
-            await asyncio.sleep(2)
+            await asyncio.sleep(3.1)
             await assert_passes(near, far)
             now += 60_000
             await assert_denied(near)
-        assert 2 < elapsed() < 3
+        assert 3.1 < elapsed() < 4.1
