@@ -19,7 +19,7 @@ from outrelay.relay.clock import unix_ms
 from outrelay.relay.policy.judge import Judge
 from outrelay.relay.revoke import Revoker
 from tests.relay.rooms import ALLOW_ALL, Rooms, relay_rooms, rule
-from tests.support.peers import AGENT_A, AgentPeer, accept, rejection
+from tests.support.peers import AGENT_A, AGENT_B, AgentPeer, accept, rejection
 from tests.support.turns import until
 from tests.support.virtual_loop import elapsed
 
@@ -69,6 +69,18 @@ async def test_what_is_denied_ends_and_is_recorded_what_is_allowed_goes_on() -> 
         (event,) = relay.events("revoke")
         assert event.stream_id == f"{1:016x}"
         assert "no" in event.reason
+
+
+async def test_what_its_provider_takes_no_longer_ends() -> None:
+    closed = replace(rule("outrelay://nobody/*", rule_id="own"), caller_pattern=AGENT_B.uri)
+    async with relay_rooms() as relay:
+        provider, consumer = await relay.provider(), await relay.agent(AGENT_A)
+        near, far = await spliced(consumer, provider, "echo", 1)
+        relay.judge.add(closed)
+        await revoker(relay).judge_all()
+        assert len(relay.events("revoke")) == 1
+        await assert_denied(near)
+        await assert_denied(far)
 
 
 @pytest.mark.virtual_time
