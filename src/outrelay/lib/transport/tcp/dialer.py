@@ -96,6 +96,14 @@ class TcpDialer:
             raise
         return connection
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
+        self._context = self._context.showing(credentials)
+
     async def close(self) -> None:
         """Close all connections, and give up what has not become one."""
         self._closed = True
