@@ -153,7 +153,6 @@ def _useless(files: Files) -> None:
     files.useless = True
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
@@ -169,16 +168,19 @@ def _useless(files: Files) -> None:
 async def test_what_is_of_no_use_is_told_once_and_the_old_one_stays(
     files: Files, seen: Events, spoil: Callable[[Files], None], fault: str
 ) -> None:
-    async with files.followed():
-        spoil(files)
-        line = await seen.wait(NOT_USED)
-        assert line["level"] == "warning"
-        assert fault in str(line["error"])
-        assert not files.shown
-        files.useless = False
-        files.save(newer())
-        await seen.wait("certificate renewed")
-    assert len(seen.of(NOT_USED)) == len(files.shown) == 1
+    following = files.renewal()
+    spoil(files)
+    for _ in range(4):
+        await following._look()
+    [line] = seen.of(NOT_USED)
+    assert line["level"] == "warning"
+    assert fault in str(line["error"])
+    assert not files.shown
+    files.useless = False
+    files.save(newer())
+    for _ in range(4):
+        await following._look()
+    assert len(seen.of(NOT_USED)) == len(files.shown) == len(seen.of("certificate renewed")) == 1
 
 
 async def test_files_that_are_being_written_are_left_alone(files: Files, seen: Events) -> None:
