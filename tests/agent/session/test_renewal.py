@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
+from outrelay.agent.session import climb
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.transport.memory import EXPIRES
 from tests.agent.place import OPTIONS, RELAY, SERVICE, Place
@@ -101,6 +103,32 @@ async def test_a_connection_that_shows_the_new_one_stays(place: Place) -> None:
         await place.seen.wait("connected", count=2)
         await everybody_waits()
     assert not place.seen.of(MOVED)
+
+
+async def test_of_two_better_connections_one_is_taken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over quic, which gets through just when there is a new certificate, or over tcp."""
+    monkeypatch.setattr(climb, "FIRST", 0.01)
+    await place.relay.listener.close()
+    tcp = RelayPeer(place.network.listen(TCP, RELAY))
+    async with place.agent(options=replace(OPTIONS, relays_tcp=(TCP,))) as agent:
+        old, _ = await greeted(tcp)
+        await place.seen.wait("connected")
+        agent.proof.renew(NEXT)
+        links = [await each.connected() for each in (tcp, place.relay_at("127.0.0.1"))]
+        for each in links:
+            await each.hello()
+        for each in links:
+            await each.acknowledge()
+        await old.connection.wait_closed()
+        await place.seen.wait("connected", count=2)
+        loop = asyncio.get_running_loop()
+        ends = [loop.create_task(each.connection.wait_closed()) for each in links]
+        closed, open_ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(closed), len(open_)) == (1, 1)
+        for end in open_:
+            end.cancel()
 
 
 async def test_over_tcp_as_well(place: Place) -> None:
