@@ -227,7 +227,12 @@ async def test_a_forged_word_that_nobody_is_there_changes_nothing(
     pair = await join(listener, dialer)
     asked: list[int] = []
     ping = dialer._engine.ping
-    monkeypatch.setattr(dialer._engine, "ping", lambda number: (asked.append(number), ping(number)))
+
+    def noted(number: int) -> None:
+        asked.append(number)
+        ping(number)
+
+    monkeypatch.setattr(dialer._engine, "ping", noted)
     dialer._unheard(listener.address)
     dialer._flush_soon()
     assert asked == list(dialer._connections)  # at once: an idle peer says nothing by itself
