@@ -45,6 +45,7 @@ from outrelay.lib.orp.frame import FrameDecoder
 from outrelay.lib.orp.fsm import StreamInput, StreamState, next_state
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.resume.state import Checkpoint
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import message_of
@@ -245,6 +246,13 @@ class AgentStream:
         self._is_lost = True
         self.advance(StreamInput.SPLICE)
         return True
+
+    def give_up(self, lasting: Lasting) -> None:
+        """Leave a stream that is not carried yet; a provider that keeps it for us is told."""
+        self.abandon(ErrorCode.CANCELLED)
+        lasting.finished.add(
+            self._claim(), Checkpoint(my_position=0, peer_ack_position=0), ErrorCode.CANCELLED
+        )
 
     def abandon(self, code: ErrorCode) -> None:
         """End both directions of a stream that is not carried yet."""
