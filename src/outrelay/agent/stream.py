@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from outrelay.agent.bridge import Bridge, Counts
@@ -212,7 +212,7 @@ class AgentStream:
                 await bridge.run()
             close(sock)
         except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
-            ending = _ending(error, self.side)
+            ending = self._ending(error)
             self.advance(StreamInput.RESET)
             bridge.abandon(ending.code)
             abort(sock)
@@ -223,9 +223,16 @@ class AgentStream:
             up, down = bridge.sent, bridge.received
             if self.side is Side.PROVIDER:
                 up, down = down, up
-            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
-                line = line.bind(why=why)
+            if ending.why:
+                line = line.bind(why=ending.why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+
+    def _ending(self, error: BaseException) -> Ending:
+        """What ``error`` has made of the stream: not every one outlives its connection."""
+        ending = _ending(error, self.side)
+        if self._why_not and ending.code is ErrorCode.LEG_LOST:
+            return replace(ending, code=ErrorCode.NOT_RESUMABLE, why=self._why_not)
+        return ending
 
     def leave_leg(self, lasting: Lasting) -> bool:
         """Go on without the leg that was lost before STREAM_READY, if that is possible.
