@@ -22,7 +22,7 @@ FOR_HELLO = "ask whoever runs the relay"
 """When the relay took the certificate, but not the agent; it has said why."""
 
 FOR_EXPIRED = (
-    "this agent's certificate has ended: put a new one into --cert and --key, and start it again"
+    "this agent's certificate has ended: put a new one into --cert and --key, it will be noticed"
 )
 """When it is in vain to connect whatever the relay says."""
 

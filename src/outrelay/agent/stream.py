@@ -17,7 +17,7 @@ import asyncio
 import socket
 import time
 from asyncio import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from outrelay.agent.bridge import Bridge, Counts
@@ -217,7 +217,7 @@ class AgentStream:
                 await bridge.run()
             close(sock)
         except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
-            ending = _ending(error, self.side)
+            ending = self._ending(error)
             self.advance(StreamInput.RESET)
             bridge.abandon(ending.code)
             abort(sock)
@@ -226,8 +226,8 @@ class AgentStream:
         finally:
             metrics.ended.labels(ending.label).inc()
             up, down = self._bytes()
-            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
-                line = line.bind(why=why)
+            if ending.why:
+                line = line.bind(why=ending.why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
             self._carrying = None  # it knows us: no circle is left for the garbage collector
 
@@ -252,6 +252,13 @@ class AgentStream:
             return 0, 0
         sent, received = self._carrying.sent, self._carrying.received
         return (sent, received) if self.side is Side.CONSUMER else (received, sent)
+
+    def _ending(self, error: BaseException) -> Ending:
+        """What ``error`` has made of the stream: not every one outlives its connection."""
+        ending = _ending(error, self.side)
+        if self._why_not and ending.code is ErrorCode.LEG_LOST:
+            return replace(ending, code=ErrorCode.NOT_RESUMABLE, why=self._why_not)
+        return ending
 
     def leave_leg(self, lasting: Lasting) -> bool:
         """Go on without the leg that was lost before STREAM_READY, if that is possible.

@@ -235,8 +235,17 @@ async def test_a_forged_word_that_nobody_is_there_changes_nothing(
 ) -> None:
     listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
     pair = await join(listener, dialer)
+    asked: list[int] = []
+    ping = dialer._engine.ping
+
+    def noted(number: int) -> None:
+        asked.append(number)
+        ping(number)
+
+    monkeypatch.setattr(dialer._engine, "ping", noted)
     dialer._unheard(listener.address)
     dialer._flush_soon()
+    assert asked == list(dialer._connections)  # at once: an idle peer says nothing by itself
     assert listener.address in dialer._doubts
     await round_trips(await pair.stream())
     assert not dialer._doubts

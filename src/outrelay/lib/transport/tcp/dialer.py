@@ -98,6 +98,14 @@ class TcpDialer:
             raise
         return connection
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
+        self._context = self._context.showing(credentials)
+
     async def close(self) -> None:
         """Close all connections; what is about to become one has a moment to do so before."""
         self._closed = True
