@@ -156,11 +156,12 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        self._receive(data)
+        self._http.receive_data(data)
+        self._answer_all()
 
     def eof_received(self) -> None:
         """See ``asyncio.Protocol``: what was answered is still sent."""
-        self._receive(b"")
+        self.data_received(b"")
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``: who does not take answers may ask no more."""
@@ -172,14 +173,6 @@ class _Connection(asyncio.Protocol):
         self._is_full = False
         self._transport.resume_reading()
         self._answer_all()
-
-    def _receive(self, data: bytes) -> None:
-        try:
-            self._http.receive_data(data)
-        except h11.RemoteProtocolError:  # after its end
-            self._transport.abort()
-        else:
-            self._answer_all()
 
     def _answer_all(self) -> None:
         """Answer what has come whole."""
