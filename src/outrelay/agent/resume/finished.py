@@ -78,7 +78,7 @@ class Finished:
 
 
 async def _say_again(session: Session, end: _End) -> None:
-    stream_id = f"{end.claim.stream_id:016x}"
+    line = log.bind(stream_id=end.claim.name, side=end.claim.side)
     try:
         async with asyncio.timeout(PATIENCE):
             leg, told = await offer(session, end.claim, end.position)
@@ -87,9 +87,9 @@ async def _say_again(session: Session, end: _End) -> None:
             finally:
                 leg.abandon(ErrorCode.NOT_RESUMABLE)  # nothing, where both directions ended
     except (OutRelayError, TimeoutError) as error:
-        log.info("end not said again", stream_id=stream_id, reason=str(error) or "no answer")
+        line.info("end not said again", reason=str(error) or "no answer")
     else:
-        log.info("end said again", stream_id=stream_id)
+        line.info("end said again")
 
 
 async def _finish(leg: Leg, told: Checkpoint, end: _End) -> None:
