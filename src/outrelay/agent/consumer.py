@@ -93,28 +93,30 @@ class Consumer:
         finally:
             abort(sock)
 
-    def _give_up(self, consume: Consume, **stream: str) -> None:
-        """Tell that an application did not wait; ``stream`` as in ``_refuse``."""
-        reason = "the application is gone"
+    def _give_up(self, consume: Consume, stream_id: str = "") -> None:
+        """Tell that an application did not wait; ``stream_id`` as in ``_refuse``."""
         self._throttle.write(
-            log.info, "open given up", cause=consume, **stream, **consume.names, reason=reason
+            log.info,
+            "open given up",
+            cause=consume,
+            **consume.named(stream_id),
+            reason="the application is gone",
         )
 
-    def _refuse(self, consume: Consume, rejected: StreamRejected, **stream: str) -> None:
+    def _refuse(self, consume: Consume, rejected: StreamRejected, stream_id: str = "") -> None:
         """Tell why an application's connection is closed; the application itself learns nothing.
 
         Args:
             consume: What it wanted.
             rejected: Why it does not get it.
-            stream: The ``stream_id``, where there was a stream.
+            stream_id: The stream's, where there was one.
         """
         self._metrics.ended.labels(_label(rejected.code)).inc()
         self._throttle.write(
             log.warning,
             "open refused",
             cause=(consume, rejected.code),
-            **stream,
-            **consume.names,
+            **consume.named(stream_id),
             code=rejected.code,
             reason=rejected.reason,
             hint=hints.for_open(rejected.code, caller=self._identity, consume=consume),
@@ -133,7 +135,7 @@ class Consumer:
                 session = await self._uplink.session()
             with self._streams.new_id() as stream_id, session.stream(stream_id) as carried:
                 name = f"{stream_id:016x}"
-                log.debug("opening stream", stream_id=name, **consume.names)
+                log.debug("opening stream", **consume.named(name))
                 try:
                     with self._watch.guard(sock):
                         stream = await self._open(session, carried, stream_id, consume)
@@ -141,14 +143,14 @@ class Consumer:
                     end = min(end, loop.time() + self._limits.ready)
                     if loop.time() >= end:
                         refusal = StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}")
-                        return self._refuse(consume, refusal, stream_id=name)
+                        return self._refuse(consume, refusal, name)
                     await self._after(session, lost)
                 except StreamRejected as rejected:
                     ids += 1
                     if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
-                        return self._refuse(consume, rejected, stream_id=name)
+                        return self._refuse(consume, rejected, name)
                 except OSError:
-                    return self._give_up(consume, stream_id=name)
+                    return self._give_up(consume, name)
                 else:
                     return await stream.carry(sock, self._watch, self._lasting)
 

@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NotRequired, TypedDict
 
 from outrelay.lib.errors import (
     Closed,
@@ -262,10 +263,20 @@ async def _awaited(leg: Leg) -> AsyncIterator[None]:
         raise errors.exceptions[0] from None
 
 
-def _names(call: Call | None) -> dict[str, str]:
-    """What a line calls a stream and its service, as far as it has been read which they are."""
-    named = {"stream_id": call.stream_name, "service": call.service} if call else {}
-    return {name: value for name, value in named.items() if value}
+class _Names(TypedDict):
+    """What a line calls a stream and its service."""
+
+    stream_id: NotRequired[str]
+    service: NotRequired[str]
+
+
+def _names(call: Call | None) -> _Names:
+    """The names of a stream, as far as they have been read."""
+    if call is None:
+        return {}
+    if not call.stream_id:
+        return {"service": call.service}
+    return {"stream_id": call.stream_name, "service": call.service}
 
 
 def _now() -> float:

@@ -144,7 +144,7 @@ class Intake:
 
     def speakers(self) -> list[Speaker]:
         """Everybody who was heard, in the order of their clocks."""
-        return sorted(set(self._speakers.values()), key=lambda each: each.index)
+        return sorted(self._speakers.values(), key=lambda each: each.index)
 
     def speaker(self, fields: Fields, name: str) -> Speaker:
         """Who wrote a line of a file."""

@@ -6,6 +6,7 @@ Source: commands.md, "correlate".
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,7 +81,7 @@ class Output:
         """Write all streams in one of ``FORMATS``."""
         write = {LINES: self._lines, TABLE: self._table, JSON: self._json, TIMELINE: self._drawn}
         write[form]()
-        self._out.flush()
+        sys.stdout.flush()
 
     def notes(self) -> Iterator[str]:
         """What a person should know beside it, a line each."""

@@ -10,7 +10,6 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 STDIN: Final = "-"
@@ -54,8 +53,8 @@ def lines_of(name: str) -> Iterator[list[bytes]]:
 
 def _file(name: str) -> io.BufferedReader:
     if name == STDIN:
-        return os.fdopen(os.dup(0), "rb", _BLOCK)
-    return Path(name).open("rb", buffering=_BLOCK)
+        return io.BufferedReader(io.FileIO(os.dup(0)), _BLOCK)
+    return io.BufferedReader(io.FileIO(name), _BLOCK)
 
 
 def split(file: BinaryIO) -> Iterator[list[bytes]]:

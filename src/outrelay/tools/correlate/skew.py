@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -160,6 +160,7 @@ class Skew:
 
 
 _Pair = tuple[int, int]
+_Span = tuple[float, float]
 
 
 def estimate(sample: Sample, preferred: Iterable[int] = ()) -> Skew:
@@ -169,7 +170,7 @@ def estimate(sample: Sample, preferred: Iterable[int] = ()) -> Skew:
         sample: Of all files.
         preferred: Clocks to take the reference from, where they have been compared.
     """
-    bounds, matches = _bounds(sample)
+    bounds, likely, matches = _bounds(sample)
     clocks = {clock for pair in bounds for clock in pair}
     if not clocks:
         return Skew({})
@@ -177,29 +178,40 @@ def estimate(sample: Sample, preferred: Iterable[int] = ()) -> Skew:
     for pair, count in matches.items():
         degree.update(dict.fromkeys(pair, count))
     reference = max(clocks & set(preferred) or clocks, key=lambda each: (degree[each], -each))
-    latest = _distances(bounds, reference)
-    earliest = _distances({(b, a): bound for (a, b), bound in bounds.items()}, reference)
+    certain, assumed = _spans(bounds, reference), _spans(likely, reference)
     found = {
-        clock: _clock(-earliest.get(clock, inf), latest.get(clock, inf), degree[clock])
+        clock: _clock(certain(clock), assumed(clock), degree[clock])
         for clock in sorted(clocks - {reference})
     }
     return Skew({reference: Clock(error=0.0, streams=degree[reference]), **found}, reference)
 
 
-def _clock(low: float, high: float, streams: int) -> Clock:
-    """The clock whose offset lies between two bounds."""
+def _clock(certain: _Span, assumed: _Span, streams: int) -> Clock:
+    """The clock whose offset lies in a span; one that is assumed lies within the certain one."""
+    low, high = assumed
     if low > high:
         return Clock(streams=streams, is_steady=False)
+    error = (high - low) / 2
     if low <= 0 <= high:
         error = max(-low, high)
         return Clock(error=None if error == inf else error, streams=streams)
-    if inf in (-low, high):
-        return Clock(offset=low if high == inf else high, streams=streams)
-    return Clock(offset=(low + high) / 2, error=(high - low) / 2, streams=streams)
+    if inf not in (-certain[0], certain[1]):
+        return Clock(offset=(low + high) / 2, error=error, streams=streams)
+    # What is certain on one side only is as good as the fastest answer was fast.
+    offset = low if certain[1] == inf else high
+    return Clock(offset=offset, error=None if error == inf else 2 * error, streams=streams)
 
 
-def _bounds(sample: Sample) -> tuple[dict[_Pair, float], Counter[_Pair]]:
-    """Of pairs of clocks by how much the second may be ahead, and how many streams say so."""
+def _spans(bounds: Mapping[_Pair, float], reference: int) -> Callable[[int], _Span]:
+    """Between what the offset of each clock lies."""
+    latest = _distances(bounds, reference)
+    earliest = _distances({(b, a): bound for (a, b), bound in bounds.items()}, reference)
+    return lambda clock: (-earliest.get(clock, inf), latest.get(clock, inf))
+
+
+def _bounds(sample: Sample) -> tuple[dict[_Pair, float], dict[_Pair, float], Counter[_Pair]]:
+    """Of pairs of clocks by how much the second may be ahead; those that are certain, those with
+    what is assumed, and how many streams say so."""
     bounds: dict[_Pair, float] = {}
     swift: defaultdict[tuple[int, int, int], list[float]] = defaultdict(lambda: [inf, 0])
     matches = Counter[_Pair]()
@@ -212,11 +224,12 @@ def _bounds(sample: Sample) -> tuple[dict[_Pair, float], Counter[_Pair]]:
                 fastest = swift[cause, effect, within]
                 fastest[0] = min(delay, fastest[0])
                 fastest[1] += 1
+    likely = dict(bounds)
     for (cause, effect, within), (delay, count) in swift.items():
         if count >= ENOUGH:
             pair = (effect, cause)
-            bounds[pair] = min(within - delay, bounds.get(pair, inf))
-    return bounds, matches
+            likely[pair] = min(within - delay, likely.get(pair, inf))
+    return bounds, likely, matches
 
 
 def _delays(stream: Iterable[Moment]) -> Iterable[tuple[int, int, float, int | None]]:

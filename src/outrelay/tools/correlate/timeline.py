@@ -47,6 +47,9 @@ MOST_REMARKS: Final = 40
 LEAST_WIDTH: Final = 60
 
 _TIME: Final = 10
+_WIDE: Final = 100
+_AGAIN: Final = "the same"
+_RESUMED: Final = ("stream resumed", "resume")
 _LETTERS: Final = {
     CONSUMER: "C", RELAY: "R", PROVIDER: "P", AGENT: "?", CONTROLLER: "O", AUDIT: "A"
 }  # fmt: skip
@@ -82,10 +85,11 @@ class Marks:
     cut: str
     up: str
     down: str
+    space: str
 
 
-_DRAWN: Final = Marks("●", "✓", "✗", "↻", "○", "│", "┴", "↑", "↓")
-_TYPED: Final = Marks("*", "+", "x", "@", "o", "|", "^", "up ", "down ")
+_DRAWN: Final = Marks("●", "✓", "✗", "↻", "○", "│", "┴", "↑", "↓", "\u00a0")
+_TYPED: Final = Marks("*", "+", "x", "@", "o", "|", "^", "up ", "down ", " ")
 """For terminals that know only ASCII."""
 
 
@@ -145,51 +149,31 @@ class Timeline:
         rails = _Rails(story.lanes, self._marks)
         for lane in story.lanes:
             letter = Text(_LETTERS[lane.role], style=f"bold {_COLOURS[lane.role]}")
-            self._wrapped(
-                Text("  ") + letter + Text(f" {_title(lane):<9}"), Text(lane.speaker.file, "dim")
-            )
+            head = Text("  ") + letter + Text(f" {_title(lane):<9}")
+            self._wrapped(head, Text(printable(lane.speaker.file), "dim"))
         self._print(Text())
-        self._print(Text(" " * (_TIME - 4) + "time  ", style="dim") + rails.heading())
-        beats, begin = story.beats, story.beats[0].at
-        cuts = [gap for gap in gaps if gap.cut is not None and gap.lane]
-        rows = sorted(
-            [
-                *((beat.at, 0, beat) for beat in beats),
-                *((remark.at, 1, remark) for remark in remarks[:MOST_REMARKS]),
-                *((gap.cut or 0.0, 2, gap) for gap in cuts),
-            ],
-            key=lambda row: row[:2],
-        )
-        last = {id(beat.lane): beat for beat in beats}
-        for at, kind, what in rows:
-            if isinstance(what, Gap):
-                assert what.lane
-                self._row(
-                    at - begin, rails.cut(what.lane), Text("the log ends here", "yellow"), Text()
-                )
-            elif kind == 1:
-                self._row(
-                    at - begin, rails.remark(what.lane), Text(what.event, "dim"), self._detail(what)
-                )
-            else:
-                is_last = last[id(what.lane)] is what and what.lane.is_over
-                style = "bold red" if what.is_failure else "bold"
-                rail = rails.beat(what, is_last=is_last)
-                self._row(at - begin, rail, Text(_said(what), style), self._detail(what))
+        self._print(Text(f"{'time':>{_TIME}}  ", style="dim") + rails.heading())
+        begin, said = story.beats[0].at, ""
+        for row in _rows(story, remarks, gaps):
+            event, detail = row.event, "; ".join(_details(row, self._marks))
+            self._row(
+                row.at - begin,
+                rails.draw(row),
+                event,
+                _AGAIN if said and detail == said else detail,
+            )
+            said = detail if detail and not row.is_faint else said
         if story.left_out:
             self._print(Text(f"{'':{_TIME}}  {story.left_out} more events are not drawn", "dim"))
 
-    def _row(self, since: float, rails: tuple[Text, Text], event: Text, detail: Text) -> None:
-        time = f"{_since(since):>{_TIME}}  "
+    def _row(self, since: float, rails: tuple[Text, Text], event: Text, detail: str) -> None:
+        room = 24 if self._width < _WIDE else 28
         first, following = rails
-        room = max(22, min(26, (self._width - _TIME - 2 - len(first.plain)) // 3))
-        event.pad_right(max(1, room - len(event.plain)))
-        head = Text(time, style="dim") + first + event
-        tail = Text(" " * len(time)) + following + Text(" " * room)
-        self._wrapped(head, detail, tail)
-
-    def _detail(self, beat: Beat) -> Text:
-        return Text(printable("; ".join(_details(beat, self._marks))))
+        head = Text(f"{_since(since):>{_TIME}}  ", style="dim") + first + event
+        head.append(" " * max(1, _TIME + 2 + len(first.plain) + room - len(head.plain)))
+        below = Text(" " * (_TIME + 2)) + following
+        below.append(" " * (len(head.plain) - len(below.plain)))
+        self._wrapped(head, Text(detail), below)
 
     # ---- foot ----------------------------------------------------------------------------
 
@@ -201,12 +185,9 @@ class Timeline:
         elif verdict.kind == OPEN:
             self._fact("open", "no line says that it has ended", "yellow")
         else:
-            place = (
-                f"{verdict.where}, {verdict.kind}: {verdict.reason}"
-                if verdict.reason
-                else str(verdict)
+            self._fact(
+                "stopped", f"at the {verdict.where}, {verdict.kind}: {verdict.reason}", "bold red"
             )
-            self._fact("stopped", place, "bold red")
         said = f"{_said(last)} ({last.lane.role}, {_since(last.at - story.beats[0].at).strip()})"
         self._fact("last", said)
         for gap in gaps:
@@ -231,6 +212,70 @@ class Timeline:
         self._console.print(text, soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A row: a beat, a remark, or the end of a log.
+
+    Args:
+        at: Milliseconds by the reference's clock.
+        lane: Whose.
+        beat: What is told; None: the log ends.
+        is_faint: It is a remark.
+        is_last: The rail ends here.
+        times: How often it was said.
+    """
+
+    at: float
+    lane: Lane
+    beat: Beat | None = None
+    is_faint: bool = False
+    is_last: bool = False
+    times: int = 1
+
+    @property
+    def event(self) -> Text:
+        """What happened."""
+        if self.beat is None:
+            return Text("last line of this log", "yellow")
+        if self.is_faint:
+            return Text(_said(self.beat), "dim")
+        return Text(_said(self.beat), "bold red" if self.beat.is_failure else "bold")
+
+
+def _rows(story: Story, remarks: Sequence[Beat], gaps: Sequence[Gap]) -> list[_Row]:
+    """All rows, in order of time."""
+    beats = story.beats
+    last = {id(beat.lane): beat for beat in beats}
+    rows = [
+        _Row(
+            at=each.at,
+            lane=each.lane,
+            beat=each,
+            is_last=each.lane.is_over and last[id(each.lane)] is each,
+        )
+        for each in beats
+    ]
+    rows += _gathered(remarks)[:MOST_REMARKS]
+    rows += [
+        _Row(at=gap.cut, lane=gap.lane, is_last=True)
+        for gap in gaps
+        if gap.cut is not None and gap.lane
+    ]
+    return sorted(rows, key=lambda row: row.at)
+
+
+def _gathered(remarks: Sequence[Beat]) -> list[_Row]:
+    """Remarks; what a speaker says again and again is one."""
+    rows: dict[tuple[int, str, str], _Row] = {}
+    for remark in remarks:
+        key = (id(remark.lane), remark.event, remark.reason)
+        first = rows.get(key)
+        times = first.times + 1 if first else 1
+        at, beat = (first.at, first.beat) if first else (remark.at, remark)
+        rows[key] = _Row(at=at, lane=remark.lane, beat=beat, is_faint=True, times=times)
+    return list(rows.values())
+
+
 class _Rails:
     """Which rails are there at a moment."""
 
@@ -243,40 +288,33 @@ class _Rails:
         """The letters above them."""
         return self._drawn({id(lane): _LETTERS[lane.role] for lane in self._lanes})
 
-    def beat(self, beat: Beat, *, is_last: bool) -> tuple[Text, Text]:
-        """The rails of a beat, and those below it."""
-        mark = self._marks.event
-        if beat.is_failure:
-            mark = self._marks.failure
-        elif beat.event in ("stream ended", "close"):
-            mark = self._marks.end
-        elif beat.event in ("stream resumed", "resume"):
-            mark = self._marks.resumed
-        self._alive.add(id(beat.lane))
-        first = self._drawn({id(beat.lane): mark})
-        if is_last:
-            self._alive.discard(id(beat.lane))
+    def draw(self, row: _Row) -> tuple[Text, Text]:
+        """The rails of a row, and those below it."""
+        if not row.is_faint:
+            self._alive.add(id(row.lane))
+        first = self._drawn({id(row.lane): self._mark(row)})
+        if row.is_last:
+            self._alive.discard(id(row.lane))
         return first, self._drawn({})
 
-    def remark(self, lane: Lane) -> tuple[Text, Text]:
-        """The rails of a remark."""
-        return self._drawn({id(lane): self._marks.remark}), self._drawn({})
-
-    def cut(self, lane: Lane) -> tuple[Text, Text]:
-        """The rails where a log ends."""
-        first = self._drawn({id(lane): self._marks.cut})
-        self._alive.discard(id(lane))
-        return first, self._drawn({})
+    def _mark(self, row: _Row) -> str:
+        if row.beat is None:
+            return self._marks.cut
+        if row.is_faint:
+            return self._marks.remark
+        if row.beat.is_failure:
+            return self._marks.failure
+        if row.beat.event in ("stream ended", "close"):
+            return self._marks.end
+        return self._marks.resumed if row.beat.event in _RESUMED else self._marks.event
 
     def _drawn(self, marks: Mapping[int, str]) -> Text:
         text = Text()
         for lane in self._lanes:
             rail = self._marks.rail if id(lane) in self._alive else " "
             mark = marks.get(id(lane), rail)
-            style = _COLOURS[lane.role]
-            if mark == self._marks.failure:
-                style = "bold red"
-            text.append(mark, style=style)
+            is_bad = mark == self._marks.failure
+            text.append(mark, style="bold red" if is_bad else _COLOURS[lane.role])
             text.append(" ")
         return text.append(" ")
 
@@ -289,26 +327,32 @@ def _said(beat: Beat) -> str:
     return printable(f"audit: {beat.event}" if beat.lane.role == AUDIT else beat.event)
 
 
-def _details(beat: Beat, marks: Marks) -> Iterator[str]:
+def _details(row: _Row, marks: Marks) -> Iterator[str]:
     """What a line says beside its event."""
-    fields = beat.fields
+    if row.beat is None:
+        return
+    beat, fields = row.beat, row.beat.fields
+    if row.times > 1:
+        yield f"{row.times} times"
     if beat.event == "backend failed":
-        yield str(fields.get("target", ""))
-    code, reason = fields.get("code"), beat.reason
-    if said := " ".join(str(part) for part in (code, reason) if part):
-        yield said
+        yield printable(str(fields.get("target", "")))
+    if said := " ".join(str(part) for part in (fields.get("code"), beat.reason) if part):
+        yield printable(said)
     up, down = fields.get("bytes_up"), fields.get("bytes_down")
     if isinstance(up, int) and isinstance(down, int) and beat.event in ("stream ended", "close"):
-        yield f"{marks.up}{size(up)} {marks.down}{size(down)}"
+        yield " ".join(
+            mark + size(count).replace(" ", marks.space)
+            for mark, count in ((marks.up, up), (marks.down, down))
+        )
     if "times" in fields:
-        yield f"told once of {fields['times']} streams, up to a second late"
+        yield f"one line for {fields['times']} streams, up to a second late"
     yield from _others(fields)
 
 
 def _others(fields: Fields) -> Iterator[str]:
     for name, value in fields.items():
         if name not in _UNTOLD and isinstance(value, str | int | float) and value != "":
-            yield f"{name} {value}"
+            yield printable(f"{name} {value}")
 
 
 def _clocks(story: Story, skew: Skew) -> Iterator[str]:

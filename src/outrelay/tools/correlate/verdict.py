@@ -7,7 +7,7 @@ its own was there; the others only heard of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,7 +51,7 @@ _DOING: Final = (
 )
 """How the reasons of an end begin, those that tell most first, and whose doing it is."""
 
-_HINTS: Final = {
+_HINTS: Final[Mapping[int, str]] = {
     RejectCode.DENIED: "outrelay-cli policy explain --caller {consumer} --target {service}",
     RejectCode.NOT_FOUND: "outrelay-cli fleet services: is an agent with {service} connected?",
     RejectCode.LIMIT: "see the limits of relay and agents (--max-streams), and who uses them up",
@@ -130,12 +130,10 @@ def _refusal(story: Story, beat: Beat) -> Verdict:
         code, reason = int(reason[:3]), reason[3:].strip()
     if where != PROVIDER:
         where = PROVIDER if reason.startswith(_OF_PROVIDER) else RELAY
-    hint = _HINTS.get(code, "").format_map(_Names(story.names)) if code in _CODES else ""
-    told = f"{code} {reason}" if isinstance(code, int) else reason
-    return Verdict(kind=REFUSED, where=where, reason=told, hint=hint)
-
-
-_CODES: Final = frozenset(int(code) for code in RejectCode)
+    if not isinstance(code, int):
+        return Verdict(kind=REFUSED, where=where, reason=reason)
+    hint = _HINTS.get(code, "").format_map(_Names(story.names))
+    return Verdict(kind=REFUSED, where=where, reason=f"{code} {reason}", hint=hint)
 
 
 class _Names(dict[str, str]):
@@ -230,9 +228,15 @@ def _unended(
     said_so = any(text_of(each.fields, "event") in ("stopped", "crashed", "failed") for each in own)
     if begun and not said_so:
         at = begun.ts - offset
-        yield Gap(speaker.file, "was started again without an end: it was killed", at, lane)
+        yield Gap(
+            speaker.file, "has no end of it; the program was killed, and started again", at, lane
+        )
     elif log_ends < end - _SLACK:
-        how = "the program stopped" if said_so else "killed, or the log is cut off there"
-        yield Gap(speaker.file, f"has no end of it, and ends before it: {how}", log_ends, lane)
+        how = (
+            f"the {lane.role} stopped"
+            if said_so
+            else f"the {lane.role} was killed, or its log is cut off there"
+        )
+        yield Gap(speaker.file, f"has no end of it, and no line after that: {how}", log_ends, lane)
     elif verdict.kind not in (OPEN, ASKED):
-        yield Gap(speaker.file, "has no end of it, although it goes on", None, lane)
+        yield Gap(speaker.file, "has no end of it, although the log goes on", None, lane)
