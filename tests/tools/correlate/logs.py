@@ -19,14 +19,14 @@ PROVIDER = "outrelay://acme/agent/9f8e7d6c-0000-4000-8000-000000000002"
 Line = Mapping[str, object]
 
 
-def line(at: int, component: str, event: str, stream_id: str = ID, **fields: object) -> Line:
+def line(at: int, component: str, event: str, stream_id: object = ID, **fields: object) -> Line:
     """A line of a program, ``at`` milliseconds after the beginning."""
     named = {"stream_id": stream_id} if stream_id else {}
     head = {"ts_unix_ms": T0 + at, "level": "info", "component": component, "event": event}
     return {**head, **named, **fields}
 
 
-def audit(at: int, event: str, reason: str, stream_id: str = ID, **fields: object) -> Line:
+def audit(at: int, event: str, reason: str, stream_id: object = ID, **fields: object) -> Line:
     """An audit event as ``audit query --output json`` writes it."""
     return {
         "ts_unix_ms": T0 + at,
@@ -42,17 +42,17 @@ def audit(at: int, event: str, reason: str, stream_id: str = ID, **fields: objec
     }
 
 
-def relay(at: int, event: str, stream_id: str = ID, **fields: object) -> Line:
+def relay(at: int, event: str, stream_id: object = ID, **fields: object) -> Line:
     """A line of a relay."""
     return line(at, "relay", event, stream_id, **fields)
 
 
-def agent(at: int, event: str, stream_id: str = ID, **fields: object) -> Line:
+def agent(at: int, event: str, stream_id: object = ID, **fields: object) -> Line:
     """A line of an agent."""
     return line(at, "agent", event, stream_id, **fields)
 
 
-def finished(stream_id: str = ID, at: int = 0, consumer: int = 0) -> dict[str, list[Line]]:
+def finished(stream_id: object = ID, at: int = 0, consumer: int = 0) -> dict[str, list[Line]]:
     """The lines of a stream that went well.
 
     Args:

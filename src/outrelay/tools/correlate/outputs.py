@@ -126,7 +126,7 @@ class Output:
 
     def _json(self) -> None:
         for group in self._groups():
-            head = orjson.dumps(_row(group, self._story(group, Skew({}))))
+            head = orjson.dumps(_row(group, self._story(group)))
             self._out.write(head[:-1] + b',"lines":[')
             between = b""
             for file, line in group:
@@ -137,7 +137,7 @@ class Output:
     def _table(self) -> None:
         with Sorter() as rows:
             for group in self._groups():
-                row = orjson.dumps(_row(group, self._story(group, Skew({}))))
+                row = orjson.dumps(_row(group, self._story(group)))
                 rows.add(b"%012x%b\n" % (group.first_ts, row))
             table = Lines(_COLUMNS)
             for each in rows:
@@ -146,15 +146,15 @@ class Output:
     def _drawn(self) -> None:
         timeline = Timeline(self._intake.remarks, self.skew, terminal())
         for number, group in enumerate(self._groups()):
-            timeline.draw(self._story(group, self.skew), is_first=not number)
+            timeline.draw(self._story(group), is_first=not number)
 
-    def _story(self, group: Group, skew: Skew) -> Story:
+    def _story(self, group: Group) -> Story:
         entries = (
             (self._intake.speaker(fields, self._intake.files[file].name), _ts(fields), fields)
             for file, line in group
             for fields in [orjson.loads(line)]
         )
-        return story_of(group.stream_id, entries, skew)
+        return story_of(group.stream_id, entries, self.skew)
 
     def _labelled(self, file: int, line: bytes) -> bytes:
         """A line with its file; one that has it already stays as it is."""

@@ -59,6 +59,8 @@ _HINTS: Final[Mapping[int, str]] = {
     RejectCode.REJECTED: "the provider is stopping; is there another one?",
     RejectCode.TIMEOUT: "look at the log of the provider's agent, and at its backend",
 }
+_ENDS: Final = ("stream ended", "close", "stream given up")
+_RESUMED: Final = ("stream resumed", "resume")
 _SLACK: Final = 100.0
 """Milliseconds by which logs may end at different times without a meaning."""
 
@@ -144,7 +146,7 @@ class _Names(dict[str, str]):
 
 
 def _ended(story: Story, beats: Sequence[Beat]) -> Verdict | None:
-    ends = [beat for beat in beats if beat.event in ("stream ended", "close", "stream given up")]
+    ends = _final([beat for beat in beats if beat.event in _ENDS], beats)
     if not ends:
         return None
     if all(beat.reason == FINISHED for beat in ends):
@@ -156,6 +158,12 @@ def _ended(story: Story, beats: Sequence[Beat]) -> Verdict | None:
     broken = next(beat for beat in ends if beat.reason != FINISHED)
     where = _elsewhere(broken) if broken.reason.startswith("reset from") else broken.lane.role
     return Verdict(kind=ENDED, where=where, reason=broken.reason)
+
+
+def _final(ends: Sequence[Beat], beats: Sequence[Beat]) -> Sequence[Beat]:
+    """The ends that the stream did not outlive."""
+    resumed = max((beat.at for beat in beats if beat.event in _RESUMED), default=0.0)
+    return [end for end in ends if end.at >= resumed]
 
 
 def _after(where: str) -> str:
