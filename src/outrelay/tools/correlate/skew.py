@@ -34,7 +34,7 @@ SAME: Final = 50
 ENOUGH: Final = 5
 """Streams from which an assumption about the fastest is taken."""
 
-MOST: Final = 200_000
+MOST: Final = 50_000
 """Moments in the sample."""
 
 _STEPS: Final = {

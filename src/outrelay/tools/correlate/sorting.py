@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import IO, Final, Self
 
-MEMORY: Final = 64 * 2**20
+MEMORY: Final = 48 * 2**20
 """Bytes of records, and of what Python needs to hold them."""
 
 FAN_IN: Final = 64
