@@ -162,3 +162,17 @@ def test_a_terminal_that_knows_only_ascii(tmp_path: Path) -> None:
     text = done.stdout.decode("ascii")
     assert "* |    stream opened" in text
     assert "+   |  stream ended" in text
+
+
+def test_what_went_wrong_is_red_in_a_terminal(tmp_path: Path) -> None:
+    names = write(tmp_path, {"r": [relay(0, "stream refused", reason="no", code=403)]})
+    done = subprocess.run(
+        [Path(sys.executable).with_name("correlate"), "--output", "timeline", *names],
+        env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=True,
+    )
+    text = done.stdout.decode()
+    assert "\x1b[1;31m✗\x1b[0m" in text
+    assert "\x1b[1;31mstream refused\x1b[0m" in text
+    assert "\x1b[2m      0 ms  \x1b[0m" in text

@@ -141,7 +141,7 @@ class Timeline:
         self._print(Text())
 
     def _fact(self, name: str, value: str, style: str = "") -> None:
-        self._wrapped(Text(f"  {name:<10}", style="dim"), Text(printable(value), style=style))
+        self._wrapped(_faint(f"  {name:<10}"), Text(printable(value), style=style))
 
     # ---- rows ----------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Timeline:
             head = Text("  ") + letter + Text(f" {_title(lane):<9}")
             self._wrapped(head, Text(printable(lane.speaker.file), "dim"))
         self._print(Text())
-        self._print(Text(f"{'time':>{_TIME}}  ", style="dim") + rails.heading())
+        self._print(_faint(f"{'time':>{_TIME}}  ") + rails.heading())
         begin, said = story.beats[0].at, ""
         for row in _rows(story, remarks, gaps):
             event, detail = row.event, "; ".join(_details(row, self._marks))
@@ -169,7 +169,7 @@ class Timeline:
     def _row(self, since: float, rails: tuple[Text, Text], event: Text, detail: str) -> None:
         room = 24 if self._width < _WIDE else 28
         first, following = rails
-        head = Text(f"{_since(since):>{_TIME}}  ", style="dim") + first + event
+        head = _faint(f"{_since(since):>{_TIME}}  ") + first + event
         head.append(" " * max(1, _TIME + 2 + len(first.plain) + room - len(head.plain)))
         below = Text(" " * (_TIME + 2)) + following
         below.append(" " * (len(head.plain) - len(below.plain)))
@@ -317,6 +317,11 @@ class _Rails:
             text.append(mark, style="bold red" if is_bad else _COLOURS[lane.role])
             text.append(" ")
         return text.append(" ")
+
+
+def _faint(text: str) -> Text:
+    """Text that others are put behind, which are not faint."""
+    return Text.assemble((text, "dim"))
 
 
 def _title(lane: Lane) -> str:
