@@ -53,7 +53,7 @@ _DOING: Final = (
 
 _HINTS: Final[Mapping[int, str]] = {
     RejectCode.DENIED: "outrelay-cli policy explain --caller {consumer} --target {service}",
-    RejectCode.NOT_FOUND: "outrelay-cli fleet services: is an agent with {service} connected?",
+    RejectCode.NOT_FOUND: "is an agent connected that exposes {service}? outrelay-agent doctor, beside it",
     RejectCode.LIMIT: "see the limits of relay and agents (--max-streams), and who uses them up",
     RejectCode.UNREACHABLE: "is the backend of {service} running? outrelay-agent doctor, beside it",
     RejectCode.REJECTED: "the provider is stopping; is there another one?",
@@ -168,7 +168,7 @@ def _final(ends: Sequence[Beat], beats: Sequence[Beat]) -> Sequence[Beat]:
 
 def _after(where: str) -> str:
     if where == RELAY:
-        return "does the relay run? outrelay-cli fleet relays; outrelay-agent doctor, at the agents"
+        return "does the relay run? outrelay-agent doctor, beside the agents, says what they reach"
     return ""
 
 
