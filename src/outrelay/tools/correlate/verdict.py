@@ -53,7 +53,7 @@ _DOING: Final = (
 
 _HINTS: Final[Mapping[int, str]] = {
     RejectCode.DENIED: "outrelay-cli policy explain --caller {consumer} --target {service}",
-    RejectCode.NOT_FOUND: "is an agent that exposes {service} connected? outrelay-agent doctor, there",
+    RejectCode.NOT_FOUND: "is an agent connected that exposes {service}? see its log",
     RejectCode.LIMIT: "see the limits of relay and agents (--max-streams), and who uses them up",
     RejectCode.UNREACHABLE: "is the backend of {service} running? outrelay-agent doctor, beside it",
     RejectCode.REJECTED: "the provider is stopping; is there another one?",
