@@ -31,6 +31,7 @@ from typing import Self
 
 import psutil
 
+from outrelay.lib.service import EXIT_CONFIG, EXIT_USAGE
 from tests.support.log_lines import fault_in_line
 from tests.support.patience import PATIENCE
 
@@ -81,6 +82,11 @@ class Program:
     def running(self) -> bool:
         """Whether it has not ended yet."""
         return self.process.returncode is None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended for its command line or configuration: that is told before it logs."""
+        return self.process.returncode in (EXIT_USAGE, EXIT_CONFIG)
 
     def rss(self) -> int:
         """Resident memory, bytes."""
@@ -221,7 +227,7 @@ class Programs:
         stubborn = await self._stop_all()
         await self._group.__aexit__(None, None, None)
         faults = [f"had to kill {each.tail()}" for each in stubborn]
-        faults += [each.fault for each in self.all if each.fault]
+        faults += [each.fault for each in self.all if each.fault and not each.refused]
         if faults and error is None:
             raise AssertionError("\n".join(faults))
 

@@ -124,3 +124,10 @@ async def test_log_lines_are_as_the_vocabulary_has_them(text: str, fault: str) -
         async with Programs() as programs:
             program = await programs.start(sys.executable, "-c", f"import sys; {text}")
             assert await program.ended() == 0
+
+
+async def test_what_is_wrong_with_a_command_line_is_told_as_text() -> None:
+    async with Programs() as programs:
+        text = "import sys; print('Usage: ...', file=sys.stderr); sys.exit(2)"
+        program = await programs.start(sys.executable, "-c", text)
+        assert await program.ended() == 2
