@@ -194,8 +194,11 @@ class Consumer:
                 await carrier.write(encode(FrameType.OPEN_STREAM, message))
             limit = self._limits.ready + slack
             await stream.until_ready(limit, is_plain=session.is_plain)
-        except BaseException:
+        except StreamRejected:
             stream.abandon(ErrorCode.CANCELLED)
+            raise
+        except BaseException:
+            stream.give_up(self._lasting)
             raise
         return stream
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import ssl
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from aioquic.quic.packet import QuicErrorCode
 from cryptography import x509
 
 from outrelay.lib.errors import IdentityError
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.observe.logs import get_logger
@@ -62,6 +64,10 @@ class AioquicEngine:
         self._handshakes = 0
         self._resets = StatelessResets(options.credentials)
         self._strangers = Strangers(options, self._resets)
+
+    def show(self, credentials: Credentials) -> None:
+        self._options = replace(self._options, credentials=credentials)
+        self._resets.use(credentials)
 
     # Datagrams in
 
