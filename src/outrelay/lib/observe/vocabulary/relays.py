@@ -56,6 +56,8 @@ RELAYS: Final = (
           "The controller knows that this relay is alive."),
     Event("heartbeat not taken", "relay", "warning", "reason",
           "The controller will take this relay for dead if that goes on."),
+    Event("clocks differ", "relay", "warning", "controller ahead_seconds hint",
+          "The controller's clock is so far ahead of the relay's; `hint` is what to do."),
     Event("registration is not published", "relay", "error", "agent reason",
           "The controller refuses what an agent offers; agents at other relays are not told."),
     Event("the controller does not take audit events", "relay", "warning", "reason",
