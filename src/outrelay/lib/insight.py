@@ -115,9 +115,9 @@ async def opened(insight: Insight, views: Views) -> AsyncIterator[None]:
             host, _ = await _listen(stack, DEBUG, insight.debug_listen, "debug", routes)
             if not ipaddress.ip_address(host).is_loopback:
                 log.warning(
-                    "debug listener on a network: whoever reaches it sees who is connected with"
-                    " whom; no secrets",
+                    "debug listener on a network",
                     address=address_text(insight.debug_listen),
+                    hint="whoever reaches it sees who is connected with whom, but no secrets",
                 )
         if insight.metrics_dump:
             try_dump(insight.metrics_dump)

@@ -80,6 +80,9 @@ def get_logger(name: str) -> Logger:
     return structlog.stdlib.get_logger(name).bind()  # bound now: no look-up at every call
 
 
+log = get_logger(__name__)
+
+
 def configure(
     component: str, fmt: str = "text", level: str = "info", stream: TextIO | None = None
 ) -> None:
@@ -121,7 +124,7 @@ def change_level(wanted: str, *, by: str) -> None:
     is_more = LEVELS.index(wanted) < LEVELS.index(before)
     if is_more:
         _set_level(wanted)
-    get_logger(__name__).warning("log level changed", to=wanted, before=before, by=by)
+    log.warning("log level changed", to=wanted, before=before, by=by)
     _set_level(wanted)
 
 
