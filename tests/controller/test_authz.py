@@ -115,6 +115,26 @@ async def attach(stubs: Stubs) -> None:
     await first_of(stubs.fleet.Attach(iter([fleet_pb2.RelayReport(relay_id="r1")])))
 
 
+async def list_relays(stubs: Stubs) -> None:
+    await stubs.registry.ListRelays(registry_pb2.ListRelaysRequest(tenant="acme"))
+
+
+async def list_agents(stubs: Stubs) -> None:
+    await stubs.registry.ListAgents(registry_pb2.ListAgentsRequest(tenant="acme"))
+
+
+async def list_services(stubs: Stubs) -> None:
+    await stubs.registry.ListServices(registry_pb2.ListServicesRequest(tenant="acme"))
+
+
+async def drain_relay(stubs: Stubs) -> None:
+    try:
+        await stubs.registry.DrainRelay(registry_pb2.DrainRelayRequest(relay_id="nobody"))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+
+
 async def list_streams(stubs: Stubs) -> None:
     await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant="acme"))
 
@@ -134,6 +154,10 @@ CALLS: dict[str, Call] = {
     "Registry/Resolve": resolve,
     "Registry/Watch": watch_services,
     "Registry/UpsertRelay": upsert_relay,
+    "Registry/ListRelays": list_relays,
+    "Registry/ListAgents": list_agents,
+    "Registry/ListServices": list_services,
+    "Registry/DrainRelay": drain_relay,
     "Policy/AddPolicy": add_policy,
     "Policy/RemovePolicy": remove_policy,
     "Policy/ListPolicies": list_policies,
@@ -149,7 +173,10 @@ CALLS: dict[str, Call] = {
 }
 
 
-RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
+SYSTEM = {"Registry/DrainRelay"}
+"""For operators of all tenants only."""
+LISTS = {"Registry/ListRelays", "Registry/ListAgents", "Registry/ListServices"}
+RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} - LISTS - SYSTEM | {
     "Policy/ListPolicies",
     "Policy/Watch",
     "Audit/Record",
@@ -157,6 +184,7 @@ RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
     "Fleet/Attach",
 }
 OPERATOR = {rpc for rpc in CALLS if rpc.startswith("Policy/")} | {
+    *LISTS,
     "Audit/Query",
     "Fleet/ListStreams",
     "Fleet/KillStream",
@@ -185,6 +213,9 @@ async def test_the_role_decides_which_rpcs(
         for rpc, call in CALLS.items():
             if rpc in allowed:
                 await call(stubs)
+            elif role is Role.OPERATOR and rpc in SYSTEM:
+                async with refused(grpc.StatusCode.PERMISSION_DENIED, "not all tenants"):
+                    await call(stubs)
             else:
                 async with refused(
                     grpc.StatusCode.PERMISSION_DENIED, str(credentials.identity), rpc, "needs a"
@@ -226,7 +257,7 @@ class TestTenants:
 
     async def test_an_operator_of_system_is_bound_to_none(self, controller: LiveController) -> None:
         async with controller.as_operator("system") as stubs:
-            for rpc in OPERATOR:
+            for rpc in OPERATOR | SYSTEM:
                 await CALLS[rpc](stubs)
 
     async def test_only_who_may_touch_all_may_watch_all(self, controller: LiveController) -> None:
