@@ -127,7 +127,7 @@ async def serve(
             "nothing to do", hint="offer a service with --expose, or use one with --consume"
         )
     registry = new_registry()
-    metrics = AgentMetrics.on(registry).streams
+    metrics = AgentMetrics.on(registry)
     with ExitStack() as resources:
         listeners = [
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
@@ -144,6 +144,7 @@ async def serve(
                 take=lambda *stream: provider.take(*stream),  # noqa: PLW0108 - it is made below
                 called=finished.called,
                 is_busy=lambda: bool(streams),
+                metrics=metrics.uplink,
             )
             lasting = Lasting(
                 identity=identity,
@@ -151,10 +152,11 @@ async def serve(
                 rings=Rings(options.ring_max, options.ring_total),
                 limit=options.limits.resume,
                 finished=finished,
+                metrics=metrics.streams,
             )
             limits = options.limits
-            provider = Provider(options.expose, streams, watch, lasting, limits, metrics)
-            consumer = Consumer(identity, uplink, streams, watch, lasting, limits, metrics)
+            provider = Provider(options.expose, streams, watch, lasting, limits, metrics.streams)
+            consumer = Consumer(identity, uplink, streams, watch, lasting, limits, metrics.streams)
             accepting = [
                 spawn(
                     group, each.run(consumer.take), name=f"agent: listen for {each.consume.service}"

@@ -120,6 +120,7 @@ class Consumer:
             OSError: The application aborted before it was spliced.
         """
         loop, ids, end = asyncio.get_running_loop(), 0, inf
+        began = loop.time()
         while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
@@ -137,6 +138,7 @@ class Consumer:
                     if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
                         raise
                 else:
+                    self._metrics.open_duration.observe(loop.time() - began)
                     with self._streams.showing(f"{stream.name}/consumer", stream.describe):
                         return await stream.carry(sock, self._watch, self._lasting)
 

@@ -13,6 +13,7 @@ import secrets
 from asyncio import Task, TaskGroup
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.views import Json
@@ -39,6 +40,7 @@ class Streams:
         self._ids: set[int] = set()
         self.shown: dict[str, Callable[[], Json]] = {}
         """What there is to see of those that are carried, by name."""
+        self._repeated = count(2)
         self.draining = False
         """Whether no new stream is taken because the agent stops."""
 
@@ -72,9 +74,11 @@ class Streams:
         """Let a stream be seen for as long as the context lasts.
 
         Args:
-            name: Its own, among all of them.
+            name: Usually its own alone; where a relay repeats itself, a number is added.
             describe: What there is to see of it.
         """
+        if name in self.shown:
+            name = f"{name}/{next(self._repeated)}"
         self.shown[name] = describe
         try:
             yield

@@ -78,7 +78,7 @@ def _missing(uplink: Uplink, options: AgentOptions) -> list[str]:
     """What this agent needs for its work and has not."""
     session = uplink.current
     if session is None:
-        return ["no relay is connected"]
+        return [f"no relay is connected: {uplink.fault or 'none has answered yet'}"]
     services = [each.service for each in options.expose if each.service not in session.registered]
     return [f"not registered with the relay yet: {', '.join(services)}"] if services else []
 
@@ -96,6 +96,7 @@ def _session(session: Session, uplink: Uplink) -> Json:
         "resumes": session.can_resume,
         "registered": sorted(session.registered),
         "streams": session.carries,
+        "rtt_ms": None if session.rtt is None else round(session.rtt * 1000, 3),
         "certificate_not_after_unix_ms": int(connection.peer_expires * 1000),
     }
 

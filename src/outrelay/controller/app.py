@@ -67,7 +67,9 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
     check_database(options.db)
     identity = load_identity(options)
     registry = new_registry()
+    metrics = ControllerMetrics.on(registry)
     attachments = Attachments()
+    metrics.fleet.attached.set_function(lambda: len(attachments))
     shown = Shown(attachments)
     try:
         async with AsyncExitStack() as stack:
@@ -75,13 +77,13 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
             await stack.enter_async_context(opened(options.insight, views))
             store = await stack.enter_async_context(open_store(options.db))
             relays = Relays(await store.bindings.relays(), time.monotonic)
-            upkeep = run_upkeep(store, relays, now_ms, options.audit_retention)
+            upkeep = run_upkeep(store, relays, now_ms, options.audit_retention, metrics.store)
             await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
             services = _services(store, relays, attachments)
             calls = partial(
                 Calls,
                 present=lambda caller: relays.present(caller.uri),
-                metrics=ControllerMetrics.on(registry).rpc,
+                metrics=metrics.rpc,
                 clock=now_ms,
             )
             listeners = await stack.enter_async_context(open_listeners(services, calls))

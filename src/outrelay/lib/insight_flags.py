@@ -15,13 +15,25 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 from click.core import ParameterSource
 
-from outrelay.lib.insight import DEBUG, HEALTH, Insight, Setting
-from outrelay.lib.options import OPTIONAL_ADDRESS, Address, address_text, flag, together, written
+from outrelay.lib.insight import DEBUG, HEALTH, INTERVAL, Insight, Setting
+from outrelay.lib.observe.dump import FLAG
+from outrelay.lib.options import (
+    DURATION,
+    FILE,
+    OPTIONAL_ADDRESS,
+    Address,
+    Flag,
+    address_text,
+    flag,
+    together,
+    written,
+)
 
 OptionsT = TypeVar("OptionsT")
 
@@ -30,7 +42,7 @@ _SOURCES = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.DEFAULT_MAP: "file",
 }
-_ACTS = {"only_check", "version"}
+_ACTS = {"only_check"}
 """Parameters that are no configuration."""
 
 _CREDENTIALS = re.compile(r"://\S*@")
@@ -58,16 +70,30 @@ def insight_flags(
             show_default="nowhere",
             help="Where /healthz and /readyz alone are answered, for probes from elsewhere.",
         ),
+        flag(
+            FLAG,
+            type=FILE,
+            help="File that gets the metrics as a line of JSON every --metrics-interval; FILE.1"
+            " keeps the 64 MiB before.",
+        ),
+        flag(INTERVAL, type=DURATION, default="10s", help="How often --metrics-dump gets a line."),
     )
 
     def decorate(build: Callable[..., OptionsT]) -> Callable[..., OptionsT]:
         @functools.wraps(build)
         def gather(
-            *, debug_listen: Address | None, health_listen: Address | None, **others: object
+            *,
+            debug_listen: Address | None,
+            health_listen: Address | None,
+            metrics_dump: Path | None,
+            metrics_interval: float,
+            **others: object,
         ) -> OptionsT:
             insight = Insight(
                 debug_listen=debug_listen,
                 health_listen=health_listen,
+                metrics_dump=metrics_dump,
+                metrics_interval=metrics_interval,
                 config=_effective(click.get_current_context()),
             )
             return build(insight=insight, **others)
@@ -79,9 +105,11 @@ def insight_flags(
 
 def _effective(ctx: click.Context) -> dict[str, Setting]:
     """What each flag has come to, by its key in the ``--config`` file."""
+    names = [each.name for each in ctx.command.params if isinstance(each, Flag) and each.name]
+    texts = written(ctx)
     return {
-        name.replace("_", "-"): Setting(value=_shown(text), source=_source(ctx, name))
-        for name, text in written(ctx).items()
+        name.replace("_", "-"): Setting(value=_shown(texts.get(name)), source=_source(ctx, name))
+        for name in names
         if name not in _ACTS
     }
 

@@ -42,6 +42,7 @@ from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
 from outrelay.relay.inventory import About, Inventory, about
+from outrelay.relay.lag import KINDS
 from outrelay.relay.limits import Limits, limits_of
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.registrations import Registrations
@@ -164,6 +165,8 @@ class Relay:
             overflow=options.audit_overflow,
             disk=disk,
         )
+        for kind in KINDS:
+            metrics.watches.lag.labels(kind).set_function(partial(controller.lag.seconds, kind))
         shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
         self._shared = shared
         self._pairs = shared.pairs

@@ -16,6 +16,7 @@ from outrelay.lib.control.v1 import fleet_pb2 as fleet
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.relay.controller import Answers, Services
 from outrelay.relay.inventory import Inventory
+from outrelay.relay.lag import FLEET
 from outrelay.relay.pairs import Pair, Pairs
 from outrelay.relay.revoke import Revoker
 
@@ -57,6 +58,7 @@ class FleetWatch:
     """
 
     name = "fleet"
+    kind = FLEET
 
     def __init__(
         self, relay_id: str, pairs: Pairs, revoker: Revoker, inventory: Inventory, leave: Leave

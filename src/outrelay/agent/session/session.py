@@ -128,6 +128,11 @@ class Session:
         return len(self._streams)
 
     @property
+    def rtt(self) -> float | None:
+        """Seconds to the relay and back, measured while streams live; None: not yet."""
+        return self._pulse.rtt
+
+    @property
     def is_plain(self) -> bool:
         """Whether the relay has none of our features."""
         return not self.features
@@ -289,7 +294,7 @@ class Session:
             case FrameType.GOAWAY if GOAWAY in self.features:
                 self._relay_leaves(message_of(frame, orp.Goaway))
             case FrameType.PONG:
-                pass
+                self._pulse.answered()
             case FrameType.PING:
                 await self._writer.send(FrameType.PONG, Empty())
             case _:

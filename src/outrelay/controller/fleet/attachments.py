@@ -120,6 +120,9 @@ class Attachments:
         self._attached: dict[str, Attachment] = {}
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._attached)
+
     def __iter__(self) -> Iterator[Attachment]:
         return iter(self._attached.values())
 

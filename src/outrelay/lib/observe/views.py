@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias
 from prometheus_client import CollectorRegistry
 
 from outrelay import __version__
+from outrelay.lib.observe import logs
 
 Json: TypeAlias = Mapping[str, object]
 """What ``json.dumps`` makes an object of."""
@@ -81,11 +82,12 @@ class Views:
 
 def carried_bytes(registry: CollectorRegistry) -> dict[str, int]:
     """The payload bytes that streams have carried since the start, for a status."""
-    series = "outrelay_stream_bytes_total"
-    return {
-        f"bytes_{direction}": int(registry.get_sample_value(series, {"direction": direction}) or 0)
-        for direction in ("up", "down")
-    }
+    carried = {"up": 0, "down": 0}
+    for family in registry.collect():
+        if family.name == "outrelay_stream_bytes":
+            for sample in family.samples:
+                carried[sample.labels["direction"]] += int(sample.value)
+    return {f"bytes_{direction}": number for direction, number in carried.items()}
 
 
 def status_of(views: Views) -> Json:
@@ -101,6 +103,7 @@ def status_of(views: Views) -> Json:
         else int(views.expires * 1000),
         "started_unix_ms": views.started_ms,
         "ts_unix_ms": _now_ms(),
+        "log_level": logs.level(),
         "ready": not unready,
         "unready": list(unready),
         **views.status(),

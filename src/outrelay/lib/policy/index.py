@@ -230,6 +230,8 @@ class PolicySet:
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._cache: dict[_CacheKey, Verdict] = {}
+        self.hits = 0
+        """Decisions that were remembered."""
         for rule in rules:
             self.add(rule)
 
@@ -299,6 +301,8 @@ class PolicySet:
         if verdict and 0 < verdict.expires_ms <= now_ms:
             self._cache.clear()
             return None
+        if verdict:
+            self.hits += 1
         return verdict
 
     def _remember(self, key: _CacheKey, verdict: Verdict) -> Verdict:

@@ -109,9 +109,13 @@ class Resumer:
             Closed: Its connection is gone.
         """
         party = Party(claim=claim, session=session, leg=leg)
-        refusal = await self._serve(party)
-        if isinstance(refusal, StreamRejected):
-            raise refusal
+        try:
+            refusal = await self._serve(party)
+            if isinstance(refusal, StreamRejected):
+                raise refusal
+        except StreamRejected as rejected:
+            self._metrics.resumes.labels(str(int(rejected.code))).inc()
+            raise
         if refusal is not None:
             self._end(party, refusal)
 
@@ -123,7 +127,8 @@ class Resumer:
         if self._halves.join(party):
             return await party.decided
         with self._halves.wait(party) as waiting:
-            calling = asyncio.get_running_loop().call_later(CALL_AFTER, self._call, party.half)
+            loop = asyncio.get_running_loop()
+            calling, began = loop.call_later(CALL_AFTER, self._call, party.half), loop.time()
             try:
                 with self._quota.place(party.session.uri, party.session.tenant):
                     met = await self._met(party.leg, waiting.met)
@@ -135,7 +140,7 @@ class Resumer:
                 calling.cancel()
             if isinstance(met, ErrorCode):
                 return met
-            return await self._resume(party, met)
+            return await self._resume(party, met, loop.time() - began)
 
     def _call(self, half: Half) -> None:
         """Tell the other agent that it is waited for: it may take the stream for ended."""
@@ -171,8 +176,8 @@ class Resumer:
 
     # ---- two halves ----------------------------------------------------------------------
 
-    async def _resume(self, party: Party, meeting: Meeting) -> StreamRejected | None:
-        """Join the two, and carry the stream to its end; or why not."""
+    async def _resume(self, party: Party, meeting: Meeting, waited: float) -> StreamRejected | None:
+        """Join the two, after so many seconds, and carry the stream to its end; or why not."""
         joined = meeting.joined
         consumer, provider = meeting.sides(party)
         call = _call(meeting.match)
@@ -188,7 +193,7 @@ class Resumer:
         with self._pairs.holding(pair):
             splice = self._carriage.join(pair, consumer.leg, provider.leg)
             joined.decide(None)
-            self._resumed(pair, verdict)
+            self._resumed(pair, verdict, waited)
             await _echo(consumer, provider)
             await self._carriage.run(pair, splice, party.leg.side)
         return None
@@ -220,10 +225,11 @@ class Resumer:
 
     # ---- what is told --------------------------------------------------------------------
 
-    def _resumed(self, pair: Pair, verdict: Verdict) -> None:
+    def _resumed(self, pair: Pair, verdict: Verdict, waited: float) -> None:
         call, provider = pair.call, pair.provider.uri
         self._trail.resumed(call, provider, verdict.reason)
-        self._metrics.resumed.inc()
+        self._metrics.resumes.labels("resumed").inc()
+        self._metrics.resume_pause.observe(waited)
         log.info(
             "stream resumed",
             stream_id=call.stream_name,
@@ -235,6 +241,7 @@ class Resumer:
     def _end(self, party: Party, code: ErrorCode) -> None:
         """End a half that was not joined with another."""
         party.leg.abandon(code)
+        self._metrics.resumes.labels(code.name.lower()).inc()
         self._metrics.ended.labels(code.name.lower()).inc()
         reason = code.name
         if code is ErrorCode.EXPIRED:
