@@ -20,6 +20,7 @@ from outrelay.agent.options import (
     parse_expose,
     parse_service,
 )
+from outrelay.agent.status.command import status
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.insight import Insight
 from outrelay.lib.insight_flags import insight_flags
@@ -58,6 +59,8 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # where UDP may be blocked
 outrelay-agent --relay relay.example:7443 --relay-tcp relay.example:443 --state-dir state \\
   --cert agent.pem --key agent.key --ca ca.pem --consume db@127.0.0.1:15432
+# what the agent on this host is connected with
+outrelay-agent status
 # why an agent with these flags does not get through from here, and what to do about it
 outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem
 """
@@ -69,6 +72,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     check=app.check,
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
+    others={"status": status},
 )
 @flag(
     "--relay",
@@ -184,7 +188,7 @@ def main(
 
     The agent only dials out. It offers services of this host (--expose) and lets applications
     here use services of other agents (--consume). With `doctor` before the same flags it tells
-    why that does not work, and what to do.
+    why that does not work, and what to do. `status` tells what the agent on this host does.
     """
     return AgentOptions(
         relays=relay or (() if relay_tcp else (RELAY,)),
