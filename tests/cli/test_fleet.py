@@ -14,6 +14,7 @@ from outrelay.lib.control.v1.fleet_pb2 import RelayStatus
 from tests.cli.running import Cli, cli_of
 from tests.controller.fleet.scripted import ScriptedRelay, agent, attached, stream
 from tests.controller.live import AGENT_A, AGENT_B, LiveController, registration, relay_beat
+from tests.support.plain_controller import PlainController
 
 OTHER = "outrelay://other/agent/0000000c-0000-4000-8000-00000000000c"
 
@@ -138,6 +139,16 @@ def test_a_relay_does_not_drain_when_nobody_says_yes(system: Cli, relay: Scripte
 async def test_a_relay_that_is_not_there_cannot_drain(cli: Cli, system: Cli) -> None:
     assert "no relay r9" in await system.fails(3, "fleet", "drain", "r9", "--yes")
     assert "not all tenants" in await cli.fails(4, "fleet", "drain", "r1", "--yes")
+
+
+@pytest.mark.parametrize("what", ["relays", "agents", "services", "streams"])
+async def test_a_plain_controller_knows_nothing_of_it(cli: Cli, what: str) -> None:
+    async with PlainController().serving() as target:
+        line = await cli.fails(
+            1, "fleet", what, "--controller", target, "--plaintext", "--tenant", "acme"
+        )
+    assert line.startswith(f"outrelay-cli: controller {target}")
+    assert "does not know this call; it may be an older version or another program" in line
 
 
 async def test_more_than_the_limit_is_said(cli: Cli) -> None:

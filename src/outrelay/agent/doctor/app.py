@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import click
 
 from outrelay.agent.app import load_identity, open_ways
-from outrelay.agent.doctor import local, relays
+from outrelay.agent.doctor import local, nat, opens, relays
 from outrelay.agent.doctor.findings import (
     Finding,
     as_json,
@@ -67,7 +67,10 @@ async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust)
                 for each in options.endpoints
             )
         )
+        opened = await opens.check(options, credentials.identity, ways) if options.opens else []
     answers = [answer for each in tried for answer in each]
-    clock = relays.clock(answers)
     found = of_alternatives([answer.finding for answer in answers])
-    return [*found, clock] if clock else found
+    if clock := relays.clock(answers):
+        found.append(clock)
+    found += nat.judge(answer.vantage for answer in answers if answer.vantage)
+    return found + opened
