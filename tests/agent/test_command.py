@@ -163,7 +163,7 @@ def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None
         words = line.split()
         if words and words[0] == "outrelay-agent" and words[1:] != ["status"]:
             assert invoke(*words[1:]).exit_code == 0
-    assert len(started) == 5
+    assert len(started) == 6
 
 
 def test_check(tmp_path: Path) -> None:
