@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from outrelay.controller import authz
-from outrelay.lib.control.v1 import audit_pb2, fleet_pb2, policy_pb2, registry_pb2
+from outrelay.lib.control.v1 import admin_pb2, audit_pb2, fleet_pb2, policy_pb2, registry_pb2
 from outrelay.lib.errors import ControlError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
@@ -143,6 +143,10 @@ async def kill_stream(stubs: Stubs) -> None:
     await stubs.fleet.KillStream(fleet_pb2.KillStreamRequest(tenant="acme", stream_id="0" * 16))
 
 
+async def tell_log_level(stubs: Stubs) -> None:
+    await stubs.admin.SetLogLevel(admin_pb2.SetLogLevelRequest())
+
+
 def unauthenticated(text: str) -> AbstractAsyncContextManager[object]:
     return refused(grpc.StatusCode.UNAUTHENTICATED, text)
 
@@ -170,13 +174,12 @@ CALLS: dict[str, Call] = {
     "Fleet/Attach": attach,
     "Fleet/ListStreams": list_streams,
     "Fleet/KillStream": kill_stream,
+    "Admin/SetLogLevel": tell_log_level,
 }
 
 
-SYSTEM = {"Registry/DrainRelay"}
-"""For operators of all tenants only."""
 LISTS = {"Registry/ListRelays", "Registry/ListAgents", "Registry/ListServices"}
-RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} - LISTS - SYSTEM | {
+RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} - LISTS - authz.OF_ALL_TENANTS | {
     "Policy/ListPolicies",
     "Policy/Watch",
     "Audit/Record",
@@ -213,9 +216,6 @@ async def test_the_role_decides_which_rpcs(
         for rpc, call in CALLS.items():
             if rpc in allowed:
                 await call(stubs)
-            elif role is Role.OPERATOR and rpc in SYSTEM:
-                async with refused(grpc.StatusCode.PERMISSION_DENIED, "not all tenants"):
-                    await call(stubs)
             else:
                 async with refused(
                     grpc.StatusCode.PERMISSION_DENIED, str(credentials.identity), rpc, "needs a"
@@ -231,6 +231,7 @@ def test_the_table_knows_every_rpc_there_is() -> None:
             (policy_pb2, "Policy"),
             (audit_pb2, "Audit"),
             (fleet_pb2, "Fleet"),
+            (admin_pb2, "Admin"),
         )
     ]
     rpcs = {f"{service.name}/{method.name}" for service in services for method in service.methods}
@@ -257,7 +258,7 @@ class TestTenants:
 
     async def test_an_operator_of_system_is_bound_to_none(self, controller: LiveController) -> None:
         async with controller.as_operator("system") as stubs:
-            for rpc in OPERATOR | SYSTEM:
+            for rpc in (*OPERATOR, *authz.OF_ALL_TENANTS):
                 await CALLS[rpc](stubs)
 
     async def test_only_who_may_touch_all_may_watch_all(self, controller: LiveController) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ def seen() -> Iterator[Events]:
         yield seen
 
 
-def views(*, expires: float | None = 1000.0) -> Views:
+def views(*, expires: Callable[[], float | None] = lambda: 1000.0) -> Views:
     return Views(
         component="relay",
         registry=CollectorRegistry(),
@@ -60,6 +60,17 @@ async def test_what_holds_for_every_service_is_counted(seen: Events) -> None:
     assert "outrelay_certificate_not_after_timestamp_seconds 1000.0" in text
 
 
+async def test_a_certificate_that_was_renewed_ends_later(seen: Events) -> None:
+    ends = [1000.0]
+    series = "outrelay_certificate_not_after_timestamp_seconds"
+    async with opened(Insight(debug_listen=ANY), views(expires=lambda: ends[-1])):
+        ends.append(2000.0)
+        numbers = (await ask(at(seen, "debug"), "/debug/metrics")).json()
+        status = (await ask(at(seen, "debug"), "/debug/status")).json()
+
+    assert (numbers[series], status["certificate_not_after_unix_ms"]) == (2000, 2_000_000)
+
+
 async def test_by_default_nothing_is_open_or_counted(seen: Events) -> None:
     shown = views()
     async with opened(UNSEEN, shown):
@@ -79,7 +90,9 @@ async def test_a_debug_listener_on_a_network_is_warned_of(seen: Events) -> None:
 
 async def test_a_dump_has_a_line_from_the_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    async with opened(Insight(metrics_dump=path, metrics_interval=3600), views(expires=None)):
+    async with opened(
+        Insight(metrics_dump=path, metrics_interval=3600), views(expires=lambda: None)
+    ):
         assert path.read_bytes() == b""
 
     (line,) = path.read_text().splitlines()

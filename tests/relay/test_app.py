@@ -23,7 +23,7 @@ from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
-from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
+from outrelay.lib.transport.memory import EXPIRES, MemoryListener, MemoryNetwork
 from outrelay.relay import app, stalls
 from outrelay.relay.app import Relay, check, run
 from outrelay.relay.audit.disk import Disk, open_disk
@@ -116,7 +116,7 @@ async def running(
                     stop=stop,
                     seen=seen,
                     task=task,
-                    views=relay.views(credentials or TestPki().relay(), registry),
+                    views=relay.views(RELAY, registry, lambda: EXPIRES),
                 )
                 stop.set()
                 await task
@@ -283,6 +283,18 @@ async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Pat
         assert [event.reason for event in await made.audit() if event.event == "close"] == [
             "finished"
         ]
+
+
+async def test_a_relay_that_drains_tells_the_controller_at_once(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path) as fake:
+        pki = TestPki()
+        options = replace(options_for(tmp_path, pki.relay(), pki), allow_all=True)
+        async with running(options, fake.target) as relay:
+            await relay.seen.wait("heartbeat taken")
+            relay.stop.set()
+            await relay.task
+        beats = fake.calls.of("UpsertRelay", registry_pb2.UpsertRelayRequest)
+    assert [each.draining for each in beats] == [False, True]
 
 
 async def test_who_waits_for_the_other_half_of_a_stream_is_sent_elsewhere(tmp_path: Path) -> None:

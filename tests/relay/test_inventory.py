@@ -74,7 +74,7 @@ async def test_streams_and_bytes_are_of_who_may_know() -> None:
     metrics = StreamMetrics(numbers)
     metrics.bytes_up.inc(7)
     metrics.bytes_down.inc(9)
-    about = partial(module.about, 2.5, 1000, numbers)
+    about = partial(module.about, lambda: 2.5, 1000, numbers)
     async with relay_rooms() as relay:
         await call(relay)
         told = Inventory(relay.roster, relay.pairs, about)

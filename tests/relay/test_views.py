@@ -11,7 +11,6 @@ from outrelay.lib.observe.views import page_of, status_of
 from outrelay.relay import views
 from tests.relay.test_app import Running, spliced, world
 from tests.support.peers import AGENT_A, AGENT_B
-from tests.support.pki import TestPki
 from tests.support.relay_peer import read_exactly
 
 
@@ -28,7 +27,7 @@ async def test_it_shows_who_is_connected_and_what_for(tmp_path: Path) -> None:
         await spliced(made)
         shown = status(made.relay)
 
-        assert shown["identity"] == TestPki().relay().identity.uri
+        assert shown["identity"] == "outrelay://local/relay/r1"
         assert (shown["relay_id"], shown["region"], shown["ready"]) == ("r1", "local", True)
         assert shown["connected"] == 2
         agents = {each["agent"]: each for each in shown["agents"]}

@@ -134,6 +134,7 @@ class Consumer:
                             consume,
                             limits=self._limits,
                             metrics=self._metrics,
+                            lasting=self._lasting,
                         )
                 except (Closed, Reset) as lost:
                     end = min(end, loop.time() + self._limits.ready)
@@ -167,6 +168,7 @@ async def open_stream(
     *,
     limits: Limits,
     metrics: StreamMetrics,
+    lasting: Lasting | None = None,
 ) -> AgentStream:
     """A stream that is spliced.
 
@@ -177,6 +179,7 @@ async def open_stream(
         consume: What it leads to.
         limits: How long that may take.
         metrics: Counts it.
+        lasting: Tells a provider that keeps a stream we have given up; None: nobody does.
 
     Raises:
         StreamRejected: It was refused.
@@ -203,8 +206,11 @@ async def open_stream(
             )
             await carrier.write(encode(FrameType.OPEN_STREAM, message))
         await stream.until_ready(limits.ready + slack, is_plain=session.is_plain)
-    except BaseException:
-        stream.abandon(ErrorCode.CANCELLED)
+    except BaseException as error:
+        if lasting is None or isinstance(error, StreamRejected):
+            stream.abandon(ErrorCode.CANCELLED)
+        else:
+            stream.give_up(lasting)
         raise
     return stream
 

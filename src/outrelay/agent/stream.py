@@ -17,7 +17,7 @@ import asyncio
 import socket
 import time
 from asyncio import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from outrelay.agent.bridge import Bridge, Counts
@@ -47,6 +47,7 @@ from outrelay.lib.orp.frame import FrameDecoder
 from outrelay.lib.orp.fsm import StreamInput, StreamState, next_state
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.resume.state import Checkpoint
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import message_of
@@ -216,7 +217,7 @@ class AgentStream:
                 await bridge.run()
             close(sock)
         except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
-            ending = _ending(error, self.side)
+            ending = self._ending(error)
             self.advance(StreamInput.RESET)
             bridge.abandon(ending.code)
             abort(sock)
@@ -225,9 +226,10 @@ class AgentStream:
         finally:
             metrics.ended.labels(ending.label).inc()
             up, down = self._bytes()
-            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
-                line = line.bind(why=why)
+            if ending.why:
+                line = line.bind(why=ending.why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+            self._carrying = None  # it knows us: no circle is left for the garbage collector
 
     def describe(self) -> Json:
         """What there is to see of it."""
@@ -251,6 +253,13 @@ class AgentStream:
         sent, received = self._carrying.sent, self._carrying.received
         return (sent, received) if self.side is Side.CONSUMER else (received, sent)
 
+    def _ending(self, error: BaseException) -> Ending:
+        """What ``error`` has made of the stream: not every one outlives its connection."""
+        ending = _ending(error, self.side)
+        if self._why_not and ending.code is ErrorCode.LEG_LOST:
+            return replace(ending, code=ErrorCode.NOT_RESUMABLE, why=self._why_not)
+        return ending
+
     def leave_leg(self, lasting: Lasting) -> bool:
         """Go on without the leg that was lost before STREAM_READY, if that is possible.
 
@@ -263,6 +272,13 @@ class AgentStream:
         self._is_lost = True
         self.advance(StreamInput.SPLICE)
         return True
+
+    def give_up(self, lasting: Lasting) -> None:
+        """Leave a stream that is not carried yet; a provider that keeps it for us is told."""
+        self.abandon(ErrorCode.CANCELLED)
+        lasting.finished.add(
+            self._claim(), Checkpoint(my_position=0, peer_ack_position=0), ErrorCode.CANCELLED
+        )
 
     def abandon(self, code: ErrorCode) -> None:
         """End both directions of a stream that is not carried yet."""

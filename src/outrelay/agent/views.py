@@ -5,7 +5,7 @@ Source: commands.md, Ports; ``outrelay.lib.observe.views``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +25,7 @@ def views_of(
     *,
     options: AgentOptions,
     identity: Identity,
-    expires: float,
+    expires: Callable[[], float],
     registry: CollectorRegistry,
     uplink: Uplink,
     streams: Streams,
@@ -36,7 +36,7 @@ def views_of(
     Args:
         options: What it is told to do.
         identity: Who it is.
-        expires: When its certificate ends, seconds since the epoch.
+        expires: When its certificate ends now, seconds since the epoch.
         registry: Its numbers.
         uplink: Its sessions.
         streams: What it carries.

@@ -12,6 +12,7 @@ import click
 
 from outrelay import __version__
 from outrelay.cli.audit import audit
+from outrelay.cli.controller import controller
 from outrelay.cli.flags import Common, common_flags, examples
 from outrelay.cli.fleet import fleet, stream
 from outrelay.cli.policy import policy
@@ -87,3 +88,4 @@ fleet.add_command(watch)
 main.add_command(fleet)
 main.add_command(stream)
 main.add_command(profile)
+main.add_command(controller)

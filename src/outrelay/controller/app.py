@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+from outrelay.controller.admin.service import AdminService
 from outrelay.controller.audit.service import AuditService
 from outrelay.controller.authz import ADMIN_SOCKET, PLAINTEXT, always, by_certificate
 from outrelay.controller.calls import Calls
@@ -102,6 +103,7 @@ def _services(store: Store, relays: Relays, attachments: Attachments) -> Service
         policy=PolicyService(store.policies, now_ms),
         audit=AuditService(store.audit, now_ms),
         fleet=FleetService(attachments, relays),
+        admin=AdminService(),
     )
 
 

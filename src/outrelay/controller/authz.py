@@ -56,12 +56,16 @@ RPCS: dict[Role, frozenset[str]] = {
             "Registry/DrainRelay",
             "Fleet/ListStreams",
             "Fleet/KillStream",
+            "Admin/SetLogLevel",
         }
     ),
     Role.AGENT: frozenset(),
     Role.CONTROLLER: frozenset(),
 }
 """Which rpcs of our own services a role may use."""
+
+OF_ALL_TENANTS = frozenset({"Admin/SetLogLevel", "Registry/DrainRelay"})
+"""Rpcs that only who may touch every tenant may use."""
 
 SYSTEM = "system"
 """The tenant whose operators are operators of every tenant."""
@@ -157,6 +161,9 @@ def begin_call(caller: Caller, method: str) -> None:
     rpc = method.removeprefix(f"/{PACKAGE}.")
     if not any(rpc in RPCS[role] for role in caller.roles):
         raise ControlError("PERMISSION_DENIED", _refusal(caller, rpc))
+    if rpc in OF_ALL_TENANTS and caller.tenant is not None:
+        text = f"{caller.name} is of {caller.tenant}; {rpc} needs an operator of {SYSTEM}"
+        raise ControlError("PERMISSION_DENIED", f"{text}, or the admin socket")
     _current.set(caller)
 
 

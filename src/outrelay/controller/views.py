@@ -63,7 +63,7 @@ def views_of(shown: Shown, credentials: Credentials | None, registry: CollectorR
         component="controller",
         registry=registry,
         identity=credentials.identity.uri if credentials else "",
-        expires=credentials.expires if credentials else None,
+        expires=lambda: credentials.expires if credentials else None,
         unready=shown.unready,
         status=shown.status,
     )

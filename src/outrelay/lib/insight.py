@@ -132,7 +132,7 @@ async def _counting(insight: Insight, views: Views) -> AsyncIterator[None]:
         yield
         return
     process = ProcessMetrics(views.registry)
-    process.certificate_not_after.set(views.expires or 0)
+    process.certificate_not_after.set_function(lambda: views.expires() or 0)
     process.ready.set_function(lambda: not views.unready())
     dump = Dump(insight.metrics_dump, views) if insight.metrics_dump else None
     try:

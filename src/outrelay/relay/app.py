@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Task, TaskGroup
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -23,11 +23,13 @@ from outrelay.lib.control.v1 import fleet_pb2 as fleet
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
-from outrelay.lib.identity.uri import Role
+from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.identity.verify import Usage
 from outrelay.lib.insight import insight_faults, opened
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RelayMetrics, new_registry
 from outrelay.lib.observe.views import Views
+from outrelay.lib.renewal import Renewal
 from outrelay.lib.tasks import beside, spawn
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
@@ -86,10 +88,28 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         ) as controller,
     ):
         relay_id = options.relay_id or credentials.identity.name
+
+        async def show(renewed: Credentials) -> None:
+            doors.show(renewed)
+            await controller.show(renewed)
+
+        renewal = Renewal(
+            credentials,
+            partial(_load_identity, options),
+            cert=options.cert,
+            key=options.key,
+            ca=options.ca,
+            usage=Usage.SERVER,
+            show=show,
+        )
         with _open_spool(options) as disk:
-            itself = partial(about, credentials.expires, unix_ms(), registry)
+            itself = partial(about, lambda: renewal.expires, unix_ms(), registry)
             relay = Relay(options, relay_id, controller, metrics, disk=disk, about=itself)
-            async with opened(options.insight, relay.views(credentials, registry)):
+            views = relay.views(credentials.identity, registry, lambda: renewal.expires)
+            async with (
+                beside(renewal.run(), name="relay: look at the certificate"),
+                opened(options.insight, views),
+            ):
                 await relay.serve(doors, stop)
 
 
@@ -196,17 +216,21 @@ class Relay:
             ),
         )
 
-    def views(self, credentials: Credentials, numbers: CollectorRegistry) -> Views:
+    def views(
+        self, identity: Identity, numbers: CollectorRegistry, expires: Callable[[], float]
+    ) -> Views:
         """What there is to see of this relay.
 
         Args:
-            credentials: Who it is.
+            identity: Who it is.
             numbers: What it counts.
+            expires: When its certificate ends now, seconds since the epoch.
         """
         return views_of(
             relay_id=self._relay_id,
             region=self._options.region,
-            credentials=credentials,
+            identity=identity,
+            expires=expires,
             registry=numbers,
             shared=self._shared,
             controller=self._controller,

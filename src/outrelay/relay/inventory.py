@@ -28,18 +28,20 @@ About = Callable[[], fleet.RelayStatus]
 """What the process knows of itself; who is connected is not its concern."""
 
 
-def about(expires: float, started_ms: int, numbers: CollectorRegistry) -> fleet.RelayStatus:
+def about(
+    expires: Callable[[], float], started_ms: int, numbers: CollectorRegistry
+) -> fleet.RelayStatus:
     """What a relay is.
 
     Args:
-        expires: When its certificate ends, seconds since the epoch.
+        expires: When its certificate ends, as things are; seconds since the epoch.
         started_ms: When it began, milliseconds since the epoch.
         numbers: What it counts.
     """
     return fleet.RelayStatus(
         version=__version__,
         started_unix_ms=started_ms,
-        certificate_not_after_unix_ms=int(expires * 1000),
+        certificate_not_after_unix_ms=int(expires() * 1000),
         **carried_bytes(numbers),
     )
 

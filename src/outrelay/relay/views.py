@@ -10,7 +10,7 @@ from itertools import islice
 
 from prometheus_client import CollectorRegistry
 
-from outrelay.lib.identity.certs import Credentials
+from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe.views import Json, Views, carried_bytes
 from outrelay.lib.values import address_text
 from outrelay.relay.controller import Controller
@@ -27,7 +27,8 @@ def views_of(
     *,
     relay_id: str,
     region: str,
-    credentials: Credentials,
+    identity: Identity,
+    expires: Callable[[], float],
     registry: CollectorRegistry,
     shared: Shared,
     controller: Controller,
@@ -39,7 +40,8 @@ def views_of(
     Args:
         relay_id: What the registry knows it by.
         region: Where it is.
-        credentials: Who it is.
+        identity: Who it is.
+        expires: When its certificate ends now, seconds since the epoch.
         registry: Its numbers.
         shared: Its rooms.
         controller: Whom it calls.
@@ -66,8 +68,8 @@ def views_of(
     return Views(
         component="relay",
         registry=registry,
-        identity=credentials.identity.uri,
-        expires=credentials.expires,
+        identity=identity.uri,
+        expires=expires,
         unready=unready,
         status=status,
         streams=PairTable(shared.pairs),

@@ -9,8 +9,10 @@ from dataclasses import replace
 from outrelay.agent.doctor import opens
 from outrelay.agent.doctor.findings import Finding, Mark
 from outrelay.agent.options import AgentOptions, Consume, Limits
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.errors import Closed, ErrorCode, Reset
 from outrelay.lib.tasks import beside
+from outrelay.lib.transport.memory import EXPIRES
 from outrelay.lib.transport.ways import Carrier, Ways
 from tests.agent.place import AGENT, OPTIONS, Place
 from tests.agent.tcp import HOST
@@ -33,7 +35,7 @@ async def found(
 
     ways = Ways({Carrier.QUIC: place.network.dialer(AGENT)})
     async with beside(play(), name="relay"):
-        return await opens.check(options, AGENT, ways)
+        return await opens.check(options, AGENT, Proof(EXPIRES), ways)
 
 
 async def test_a_service_that_is_allowed_and_there(place: Place) -> None:

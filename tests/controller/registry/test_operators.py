@@ -220,7 +220,7 @@ class TestDrain:
     async def test_is_for_who_may_touch_every_tenant(
         self, operator: Stubs, r1: ScriptedRelay
     ) -> None:
-        async with refused(grpc.StatusCode.PERMISSION_DENIED, "not all tenants"):
+        async with refused(grpc.StatusCode.PERMISSION_DENIED, "needs an operator of system"):
             await drain(operator, "r1")
         assert r1.asked == []
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 
 import click
 
-from outrelay.agent.app import load_identity, open_ways
+from outrelay.agent.app import load_identity
+from outrelay.agent.carriers import open_carriers
 from outrelay.agent.doctor import local, nat, opens, relays
 from outrelay.agent.doctor.findings import (
     Finding,
@@ -21,6 +22,7 @@ from outrelay.agent.doctor.findings import (
     of_alternatives,
 )
 from outrelay.agent.options import AgentOptions
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.identity.certs import Credentials, Trust, load_trust
 
 
@@ -55,19 +57,25 @@ async def examine(options: AgentOptions) -> AsyncIterator[Finding]:
 
 
 async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust) -> list[Finding]:
-    async with open_ways(options, credentials, trust) as ways:
+    async with open_carriers(options, credentials, trust) as carriers:
+        route = carriers.ways.route
         tried = await asyncio.gather(
             *(
                 relays.check(
                     relays.Way(
-                        endpoint=each, route=ways.route(each), server_name=options.server_name
+                        endpoint=each,
+                        route=route(each),
+                        server_name=options.server_name,
                     ),
                     credentials.identity,
                 )
                 for each in options.endpoints
             )
         )
-        opened = await opens.check(options, credentials.identity, ways) if options.opens else []
+        opened = []
+        if options.opens:
+            proof = Proof(credentials.expires)
+            opened = await opens.check(options, credentials.identity, proof, carriers.ways)
     answers = [answer for each in tried for answer in each]
     found = of_alternatives([answer.finding for answer in answers])
     if clock := relays.clock(answers):

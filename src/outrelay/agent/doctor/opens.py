@@ -21,6 +21,7 @@ from outrelay.agent.doctor.findings import Finding, Mark
 from outrelay.agent.options import AgentOptions, Consume
 from outrelay.agent.session.dialling import Dialling
 from outrelay.agent.session.greeting import hello_of
+from outrelay.agent.session.proof import Proof
 from outrelay.agent.session.session import Session
 from outrelay.lib.errors import Closed, ErrorCode, Refused, Reset, StreamRejected
 from outrelay.lib.identity.uri import SCHEME, Identity
@@ -51,14 +52,16 @@ class _Visitor:
         """See ``session.Owner``."""
 
 
-async def check(options: AgentOptions, identity: Identity, ways: Ways) -> list[Finding]:
+async def check(
+    options: AgentOptions, identity: Identity, proof: Proof, ways: Ways
+) -> list[Finding]:
     """Open every service of ``--consume`` once.
 
     Nothing is found where no relay answers: why, the doctor has told before.
     """
     if not options.consume:
         return [Finding(subject="open", mark=Mark.WARN, text="nothing to open", advice=NOTHING)]
-    dialling = Dialling(replace(options, state_dir=None), ways)
+    dialling = Dialling(replace(options, state_dir=None), ways, proof)
     try:
         link = await dialling.any_relay()
         hello = hello_of(identity)

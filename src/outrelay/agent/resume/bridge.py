@@ -108,10 +108,11 @@ class LastingBridge:
         if self._line.failure:
             raise self._line.failure
         self._lasting.finished.add(self._legs.claim, self._line.position)
-        self.abandon(ErrorCode.CANCELLED)  # which changes nothing where both ended by FIN
+        self._leg.abandon(ErrorCode.CANCELLED)  # which changes nothing where both ended by FIN
 
     def abandon(self, code: ErrorCode) -> None:
-        """End what has not ended."""
+        """End what has not ended; the far agent is told even if there is no leg just now."""
+        self._lasting.finished.add(self._legs.claim, self._line.position, code)
         self._leg.abandon(code)
 
     # ---- legs ----------------------------------------------------------------------------

@@ -13,10 +13,9 @@ A *probe* listener has the first two only.
 
 Invariants: it only shows; nothing can be changed here and no secret is told. A page of another
 site that a browser on this machine has open reads nothing: who asks for a host that is not
-ours is refused (DNS rebinding). Connections and headers are bounded; when there are too many
-connections the oldest gives way, so that a probe always gets its answer.
+ours is refused (DNS rebinding).
 
-Source: commands.md, Ports.
+Source: commands.md, Ports; ``docs/decisions/0018-looking-into-a-process.md``.
 """
 
 from __future__ import annotations
@@ -24,48 +23,28 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
 from outrelay import __version__
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.observe import http
 from outrelay.lib.observe.exposition import series_of, text_of
+from outrelay.lib.observe.http import Answer, Request, text_answer
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.views import Json, Views, page_of, status_of, tasks_of_loop
 from outrelay.lib.values import Address, address_text
 
 log = get_logger(__name__)
 
-MOST_CONNECTIONS = 64
-BACKLOG = 16
-IDLE = 60.0
-"""Seconds a connection may be without a whole request."""
-LONGEST_LINE = 8 * 1024
-MOST_HEADERS = 64
-FAREWELL = 0.5
-"""Seconds that requests under way have when the listener is closed."""
-
 PAGE = 100
 LARGEST_PAGE = 1000
 
-_SILENT = logging.getLogger(f"{__name__}.http")
-_SILENT.setLevel(logging.CRITICAL + 1)
-"""What the library says of broken requests is nobody's concern."""
-
-_HEADERS = {
-    "Server": f"outrelay/{__version__}",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
-
-Answer = Callable[[web.BaseRequest], web.Response]
-Routes = Mapping[str, Answer]
+Routes = Mapping[str, Callable[[Request], Answer]]
+"""What to answer, by path."""
 
 
 class BadRequestError(Exception):
@@ -86,24 +65,9 @@ async def listen(flag: str, address: Address, routes: Routes) -> AsyncIterator[A
     """
     sock = await _bind(flag, address)
     bound: Address = sock.getsockname()[:2]
-    server = _Bounded(
-        _Desk(routes, told=address[0], bound=bound[0]).serve,
-        logger=_SILENT,
-        access_log=None,
-        keepalive_timeout=IDLE,
-        lingering_time=0,
-        max_line_size=LONGEST_LINE,
-        max_field_size=LONGEST_LINE,
-        max_headers=MOST_HEADERS,
-    )
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(server, sock=sock, backlog=BACKLOG)
-    try:
+    desk = _Desk(routes, told=address[0], bound=bound[0])
+    async with http.serve(sock, desk.answer, name=f"outrelay/{__version__}"):
         yield bound
-    finally:
-        listener.close()
-        server.pre_shutdown()
-        await server.shutdown(FAREWELL)
 
 
 async def _bind(flag: str, address: Address) -> socket.socket:
@@ -126,18 +90,6 @@ async def _bind(flag: str, address: Address) -> socket.socket:
     return sock
 
 
-class _Bounded(web.Server):
-    """A server on which the oldest connection makes room for one too many."""
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """See ``web.Server``."""
-        alive = [each.transport for each in self.connections if each.transport]
-        alive = [each for each in alive if not each.is_closing()]
-        if len(alive) >= MOST_CONNECTIONS:
-            alive[0].abort()
-        super().connection_made(handler, transport)
-
-
 class _Desk:
     """Answers the requests of one listener.
 
@@ -152,23 +104,21 @@ class _Desk:
         self._names = {"localhost", told.lower()}
         self._bound = ipaddress.ip_address(bound)
 
-    async def serve(self, request: web.BaseRequest) -> web.Response:
+    def answer(self, request: Request) -> Answer:
         """The answer to one request."""
-        if not all(self._is_ours(host) for host in request.headers.getall("Host", ())):
+        if not all(self._is_ours(host) for host in request.hosts):
             hint = "use the address it listens on, or localhost"
-            return _text(f"this listener is not at that host; {hint}", status=421)
-        if request.method not in ("GET", "HEAD"):
-            return _text("only GET and HEAD", status=405, allow="GET, HEAD")
+            return text_answer(f"this listener is not at that host; {hint}", status=421)
         answer = self._routes.get(request.path)
         if answer is None:
-            return _text(f"nothing here; there is {' '.join(self._routes)}", status=404)
+            return text_answer(f"nothing here; there is {' '.join(self._routes)}", status=404)
         try:
             return answer(request)
         except BadRequestError as error:
-            return _text(str(error), status=400)
+            return text_answer(str(error), status=400)
         except Exception:
             log.exception("debug request failed", path=request.path)
-            return _text("this failed; the log says why", status=500)
+            return text_answer("this failed; the log says why", status=500)
 
     def _is_ours(self, host: str) -> bool:
         try:
@@ -188,11 +138,11 @@ class _Desk:
 def probe_routes(views: Views) -> Routes:
     """For who only has to know whether the process does its work."""
 
-    def ready(_request: web.BaseRequest) -> web.Response:
+    def ready(_request: Request) -> Answer:
         reasons = views.unready()
-        return _text("\n".join(reasons) or "ready", status=503 if reasons else 200)
+        return text_answer("\n".join(reasons) or "ready", status=503 if reasons else 200)
 
-    return {"/healthz": lambda _request: _text("alive"), "/readyz": ready}
+    return {"/healthz": lambda _request: text_answer("alive"), "/readyz": ready}
 
 
 def debug_routes(views: Views, config: Json) -> Routes:
@@ -203,13 +153,13 @@ def debug_routes(views: Views, config: Json) -> Routes:
         config: The effective configuration, without secrets.
     """
 
-    def metrics(request: web.BaseRequest) -> web.Response:
-        body, media_type = text_of(views.registry, request.headers.get("Accept", ""))
-        return _response(body, media_type)
+    def metrics(request: Request) -> Answer:
+        body, media_type = text_of(views.registry, request.accepted)
+        return Answer(body=body, media_type=media_type)
 
-    def streams(request: web.BaseRequest) -> web.Response:
-        page = page_of(views.streams, limit=_limit(request), after=request.query.get("after", ""))
-        return _json(page)
+    def streams(request: Request) -> Answer:
+        after = request.query.get("after", "")
+        return _json(page_of(views.streams, limit=_limit(request), after=after))
 
     return {
         **probe_routes(views),
@@ -222,7 +172,7 @@ def debug_routes(views: Views, config: Json) -> Routes:
     }
 
 
-def _limit(request: web.BaseRequest) -> int:
+def _limit(request: Request) -> int:
     text = request.query.get("limit", str(PAGE))
     limit = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
     if not 1 <= limit <= LARGEST_PAGE:
@@ -230,17 +180,6 @@ def _limit(request: web.BaseRequest) -> int:
     return limit
 
 
-def _json(value: Json) -> web.Response:
+def _json(value: Json) -> Answer:
     text = json.dumps(value, indent=1, default=str)
-    return _response(f"{text}\n".encode(), "application/json")
-
-
-def _text(text: str, *, status: int = 200, allow: str | None = None) -> web.Response:
-    return _response(f"{text}\n".encode(), "text/plain; charset=utf-8", status, allow)
-
-
-def _response(
-    body: bytes, media_type: str, status: int = 200, allow: str | None = None
-) -> web.Response:
-    headers = {**_HEADERS, "Content-Type": media_type} | ({"Allow": allow} if allow else {})
-    return web.Response(body=body, status=status, headers=headers)
+    return Answer(body=f"{text}\n".encode(), media_type="application/json")

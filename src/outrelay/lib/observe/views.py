@@ -63,7 +63,7 @@ class Views:
         component: What it is: relay, agent, controller.
         registry: Its numbers.
         identity: Who it is; empty: nobody in particular.
-        expires: When its certificate ends, seconds since the epoch; None: it has none.
+        expires: When its certificate ends now, seconds since the epoch; None: it has none.
         unready: Why nobody should be sent to it, for people; nothing when it is ready.
         status: What it is connected with, and what it does.
         streams: What it carries.
@@ -73,7 +73,7 @@ class Views:
     component: str
     registry: CollectorRegistry
     identity: str = ""
-    expires: float | None = None
+    expires: Callable[[], float | None] = lambda: None
     unready: Callable[[], Sequence[str]] = tuple
     status: Callable[[], Json] = dict
     streams: StreamTable = field(default_factory=NoStreams)
@@ -92,15 +92,13 @@ def carried_bytes(registry: CollectorRegistry) -> dict[str, int]:
 
 def status_of(views: Views) -> Json:
     """What this process is, and what its service says of itself."""
-    unready = views.unready()
+    unready, expires = views.unready(), views.expires()
     return {
         "component": views.component,
         "version": __version__,
         "pid": os.getpid(),
         "identity": views.identity or None,
-        "certificate_not_after_unix_ms": None
-        if views.expires is None
-        else int(views.expires * 1000),
+        "certificate_not_after_unix_ms": None if expires is None else int(expires * 1000),
         "started_unix_ms": views.started_ms,
         "ts_unix_ms": _now_ms(),
         "log_level": logs.level(),

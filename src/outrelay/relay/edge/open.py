@@ -163,7 +163,8 @@ class Opener:
     ) -> None:
         call = request.call
         deadline = _now() + self._limits.open_timeout
-        choice, caller_side = await self._find(call, deadline)
+        with self._pairs.seeking(call):
+            choice, caller_side = await self._find(call, deadline)
         pair = Pair(call=call, consumer=session, provider=choice.provider)
         with self._pairs.holding(pair):
             try:

@@ -28,7 +28,7 @@ from outrelay.lib.transport.tcp.tls import (
     records,
 )
 from tests.support.hostile_quic import tls12_client_hello
-from tests.support.pki import Hostile, TestPki
+from tests.support.pki import Hostile, Issuer, TestPki
 
 PKI = TestPki()
 AGENT = PKI.agent()
@@ -293,6 +293,16 @@ def test_two_cas_are_trusted_at_once() -> None:
     other = TestPki()
     both = Trust(certificates=(*other.trust.certificates, *PKI.trust.certificates))
     ends = Ends(server=other.relay(), trust=both)
+    ends.shake()
+    assert ends.faults == {ends.client: None, ends.server: None}
+
+
+def test_a_ca_that_is_no_root_is_trusted_when_it_is_listed() -> None:
+    """OpenSSL would have the root, too: the verifier of both carriers does not."""
+    made = PKI.forge(AGENT.identity, common_name="a ca", uris=(), dns_names=(), usages=(), ca=True)
+    middle = Issuer(certificate=made.certificate, private_key=made.private_key)
+    agent, relay = (PKI.forge(each.identity, issuer=middle) for each in (AGENT, RELAY))
+    ends = Ends(agent, relay, trust=Trust(certificates=(middle.certificate,)))
     ends.shake()
     assert ends.faults == {ends.client: None, ends.server: None}
 

@@ -115,6 +115,10 @@ class QuicEndpoint:
     def address(self) -> Address:
         return self._socket.address
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on."""
+        self._engine.show(credentials)
+
     # Listener and Dialer
 
     async def accept(self) -> QuicConnection:

@@ -127,6 +127,9 @@ class Engine(Protocol):
 
     name: str
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on."""
+
     def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
         """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter."""
 

@@ -16,6 +16,7 @@ import heapq
 import logging
 import ssl
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ from aioquic.quic.packet import QuicErrorCode
 from cryptography import x509
 
 from outrelay.lib.errors import IdentityError
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address, Peer
@@ -62,6 +64,10 @@ class AioquicEngine:
         self._handshakes = 0
         self._resets = StatelessResets(options.credentials)
         self._strangers = Strangers(options, self._resets)
+
+    def show(self, credentials: Credentials) -> None:
+        self._options = replace(self._options, credentials=credentials)
+        self._resets.use(credentials)
 
     # Datagrams in
 

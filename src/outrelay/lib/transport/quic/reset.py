@@ -33,12 +33,16 @@ class StatelessResets:
     """
 
     def __init__(self, credentials: Credentials) -> None:
+        self.use(credentials)
+        self._second = 0
+        self._sent = 0
+
+    def use(self, credentials: Credentials) -> None:
+        """Derive tokens from another private key from now on: the next process will know it."""
         secret = credentials.private_key.private_bytes(
             Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
         )
         self._key = hashlib.sha256(b"outrelay stateless reset" + secret).digest()
-        self._second = 0
-        self._sent = 0
 
     def token(self, connection_id: bytes) -> bytes:
         """What proves that we issued ``connection_id``."""

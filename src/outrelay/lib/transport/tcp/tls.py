@@ -121,6 +121,16 @@ class TlsContext:
         self._alpn = alpn
         self._context = _context(credentials, trust, server=server, alpn=alpn)
 
+    def showing(self, credentials: Credentials) -> TlsContext:
+        """The same for layers to come, but for what we show.
+
+        Raises:
+            IdentityError: OpenSSL will not use our certificate.
+        """
+        return TlsContext(
+            credentials=credentials, trust=self._trust, server=self._server, alpn=self._alpn
+        )
+
     def layer(self, roles: Collection[Role], server_name: str = "") -> TlsLayer:
         """A new layer; its handshake has not begun.
 
