@@ -11,6 +11,8 @@ import pytest
 
 from outrelay.agent.options import AgentOptions
 from outrelay.lib.insight import Insight
+from outrelay.lib.orp.types import FrameType
+from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.values import Address, parse_address
 from tests.agent.place import AGENT, OPTIONS, RELAY, SERVICE, Agent, Place
 from tests.agent.tcp import HOST
@@ -71,7 +73,9 @@ async def test_it_shows_who_it_is_and_its_session(place: Place) -> None:
 
     assert (shown["component"], shown["identity"]) == ("agent", AGENT.uri)
     assert shown["relays"] == ["quic:127.0.0.1:7443"]
-    assert shown["exposed"] == [{"service": SERVICE, "target": f"{HOST}:9"}]
+    assert shown["exposed"] == [
+        {"service": SERVICE, "target": f"{HOST}:9", "registered": True, "refused": None}
+    ]
     (session,) = shown["sessions"]
     assert (session["relay"], session["carrier"]) == (RELAY.uri, "memory")
     assert session["registered"] == [SERVICE]
@@ -115,3 +119,15 @@ async def test_an_agent_that_stops_is_not_ready(place: Place) -> None:
             await place.seen.wait("draining")
 
             assert (await ask(address, "/readyz")).text == "this agent is stopping\n"
+
+
+async def test_why_a_service_is_not_registered_is_shown(place: Place) -> None:
+    async with offering(place):
+        link = await place.relay.accept()
+        await link.frame()  # REGISTER
+        nack = orp.StreamReject(code=403, reason="policy denied", service_name=SERVICE)
+        await link.send(FrameType.REGISTER_NACK, nack)
+        await place.seen.wait("registration refused", service=SERVICE)
+        (exposed,) = (await status(place))["exposed"]
+    assert not exposed["registered"]
+    assert "policy denied" in exposed["refused"]

@@ -115,6 +115,26 @@ async def attach(stubs: Stubs) -> None:
     await first_of(stubs.fleet.Attach(iter([fleet_pb2.RelayReport(relay_id="r1")])))
 
 
+async def list_relays(stubs: Stubs) -> None:
+    await stubs.registry.ListRelays(registry_pb2.ListRelaysRequest(tenant="acme"))
+
+
+async def list_agents(stubs: Stubs) -> None:
+    await stubs.registry.ListAgents(registry_pb2.ListAgentsRequest(tenant="acme"))
+
+
+async def list_services(stubs: Stubs) -> None:
+    await stubs.registry.ListServices(registry_pb2.ListServicesRequest(tenant="acme"))
+
+
+async def drain_relay(stubs: Stubs) -> None:
+    try:
+        await stubs.registry.DrainRelay(registry_pb2.DrainRelayRequest(relay_id="nobody"))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+
+
 async def list_streams(stubs: Stubs) -> None:
     await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant="acme"))
 
@@ -138,6 +158,10 @@ CALLS: dict[str, Call] = {
     "Registry/Resolve": resolve,
     "Registry/Watch": watch_services,
     "Registry/UpsertRelay": upsert_relay,
+    "Registry/ListRelays": list_relays,
+    "Registry/ListAgents": list_agents,
+    "Registry/ListServices": list_services,
+    "Registry/DrainRelay": drain_relay,
     "Policy/AddPolicy": add_policy,
     "Policy/RemovePolicy": remove_policy,
     "Policy/ListPolicies": list_policies,
@@ -154,7 +178,8 @@ CALLS: dict[str, Call] = {
 }
 
 
-RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
+LISTS = {"Registry/ListRelays", "Registry/ListAgents", "Registry/ListServices"}
+RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} - LISTS - authz.OF_ALL_TENANTS | {
     "Policy/ListPolicies",
     "Policy/Watch",
     "Audit/Record",
@@ -162,6 +187,7 @@ RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
     "Fleet/Attach",
 }
 OPERATOR = {rpc for rpc in CALLS if rpc.startswith("Policy/")} | {
+    *LISTS,
     "Audit/Query",
     "Fleet/ListStreams",
     "Fleet/KillStream",

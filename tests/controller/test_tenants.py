@@ -22,8 +22,9 @@ from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 from outrelay.lib.identity.uri import Role
-from tests.controller.fleet.scripted import attached, stream
+from tests.controller.fleet.scripted import agent, attached, stream
 from tests.controller.live import (
+    AGENT_A,
     ALL_TENANTS,
     SNAPSHOT,
     TIMEOUT,
@@ -184,6 +185,24 @@ async def attach(stubs: Stubs, _asked: Question) -> object:
     return [event async for event in call]
 
 
+async def list_relays(stubs: Stubs, asked: Question) -> object:
+    return await stubs.registry.ListRelays(registry_pb2.ListRelaysRequest(tenant=asked.tenant))
+
+
+async def list_agents(stubs: Stubs, asked: Question) -> object:
+    return await stubs.registry.ListAgents(registry_pb2.ListAgentsRequest(tenant=asked.tenant))
+
+
+async def list_services(stubs: Stubs, asked: Question) -> object:
+    request = registry_pb2.ListServicesRequest(tenant=asked.tenant)
+    return await stubs.registry.ListServices(request)
+
+
+async def drain_relay(stubs: Stubs, asked: Question) -> object:
+    request = registry_pb2.DrainRelayRequest(relay_id=f"r-{asked.tenant}")
+    return await stubs.registry.DrainRelay(request)
+
+
 async def list_streams(stubs: Stubs, asked: Question) -> object:
     return await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant=asked.tenant))
 
@@ -201,6 +220,10 @@ TABLE: dict[str, tuple[Call, ...]] = {
     "Registry/Resolve": (resolve,),
     "Registry/Watch": (watch_services,),
     "Registry/UpsertRelay": (upsert_relay,),
+    "Registry/ListRelays": (list_relays,),
+    "Registry/ListAgents": (list_agents,),
+    "Registry/ListServices": (list_services,),
+    "Registry/DrainRelay": (drain_relay,),
     "Policy/AddPolicy": (add_policy,),
     "Policy/RemovePolicy": (remove_policy,),
     "Policy/ListPolicies": (list_policies,),
@@ -241,6 +264,7 @@ async def populated(controller: LiveController) -> AsyncIterator[LiveController]
             stream(0xAA, tenant="globex", service=SECRET),
             stream(0xCC, tenant="acme", service="db"),
         ]
+        streams.agents = [agent(globex.agent, services=[SECRET]), agent(AGENT_A)]
         for call in (upsert_relay, register, add_policy):
             await call(relay, globex)
         event = audit_pb2.AuditEvent(

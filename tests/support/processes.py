@@ -270,7 +270,7 @@ class Programs:
         """
         process = await asyncio.create_subprocess_exec(
             *within,
-            _path(script),
+            script_path(script),
             *map(str, args),
             *(LOG_ARGS if json_log else ()),
             stdin=asyncio.subprocess.DEVNULL,
@@ -327,7 +327,7 @@ async def run(
     """
     process = await asyncio.create_subprocess_exec(
         *within,
-        _path(script),
+        script_path(script),
         *map(str, args),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -348,7 +348,7 @@ async def run(
     return Output(code=process.returncode, stdout=stdout.decode(), stderr=stderr.decode())
 
 
-def _path(script: str) -> str:
+def script_path(script: str) -> str:
     """Where a console script is: beside the interpreter that runs the tests."""
     if os.sep in script:
         return script

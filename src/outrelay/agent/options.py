@@ -144,6 +144,7 @@ class AgentOptions:
         ring_total: The same for all streams together.
         limits: How long it waits for what.
         insight: Where it can be looked into.
+        opens: Whether the doctor opens the services to consume.
     """
 
     relays: tuple[Address, ...] = ()
@@ -163,6 +164,7 @@ class AgentOptions:
     ring_total: int = 256 << 20
     limits: Limits = Limits()
     insight: Insight = UNSEEN
+    opens: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry
 
 from outrelay.agent.intercept.explicit import ExplicitListener
-from outrelay.agent.options import AgentOptions
+from outrelay.agent.options import AgentOptions, Expose
 from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe.views import Json, Views, carried_bytes
+from outrelay.lib.transport.carrier import Connection
+from outrelay.lib.transport.quic.connection import QuicConnection
 from outrelay.lib.values import address_text
 
 
@@ -52,10 +54,7 @@ def views_of(
                 f"{each.carrier}:{address_text(each.address)}" for each in options.endpoints
             ],
             "sessions": [_session(each, uplink) for each in uplink.sessions],
-            "exposed": [
-                {"service": each.service, "target": address_text(each.target)}
-                for each in options.expose
-            ],
+            "exposed": [_exposed(each, uplink.current) for each in options.expose],
             "consumed": [
                 {**each.consume.names, "address": address_text(each.address)} for each in listeners
             ],
@@ -83,12 +82,30 @@ def _missing(uplink: Uplink, options: AgentOptions) -> list[str]:
     return [f"not registered with the relay yet: {', '.join(services)}"] if services else []
 
 
+def _exposed(expose: Expose, session: Session | None) -> Json:
+    return {
+        "service": expose.service,
+        "target": address_text(expose.target),
+        "registered": session is not None and expose.service in session.registered,
+        "refused": session.refused.get(expose.service) if session else None,
+    }
+
+
+def _engine(connection: Connection) -> str | None:
+    """Which engine drives a connection, where there is more than one."""
+    if not isinstance(connection, QuicConnection):
+        return None
+    return type(connection.engine).__name__.removesuffix("Engine").lower()
+
+
 def _session(session: Session, uplink: Uplink) -> Json:
     connection = session.connection
     return {
         "relay": connection.peer.uri,
         "address": address_text(connection.peer_address),
         "carrier": connection.carrier,
+        "engine": _engine(connection),
+        "path": "relayed",
         "since_unix_ms": session.since_ms,
         "current": session is uplink.current,
         "leaving": session.is_leaving,

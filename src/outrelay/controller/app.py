@@ -99,7 +99,7 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
 
 def _services(store: Store, relays: Relays, attachments: Attachments) -> Services:
     return Services(
-        registry=RegistryService(store.bindings, relays, now_ms),
+        registry=RegistryService(store.bindings, relays, attachments, now_ms),
         policy=PolicyService(store.policies, now_ms),
         audit=AuditService(store.audit, now_ms),
         fleet=FleetService(attachments, relays),

@@ -50,6 +50,10 @@ RPCS: dict[Role, frozenset[str]] = {
             "Policy/Explain",
             "Policy/Watch",
             "Audit/Query",
+            "Registry/ListRelays",
+            "Registry/ListAgents",
+            "Registry/ListServices",
+            "Registry/DrainRelay",
             "Fleet/ListStreams",
             "Fleet/KillStream",
             "Admin/SetLogLevel",
@@ -60,7 +64,7 @@ RPCS: dict[Role, frozenset[str]] = {
 }
 """Which rpcs of our own services a role may use."""
 
-OF_ALL_TENANTS = frozenset({"Admin/SetLogLevel"})
+OF_ALL_TENANTS = frozenset({"Admin/SetLogLevel", "Registry/DrainRelay"})
 """Rpcs that only who may touch every tenant may use."""
 
 SYSTEM = "system"
@@ -101,6 +105,20 @@ class Caller:
         if self.tenant not in (None, tenant):
             text = f"{self.name} is an operator of {self.tenant}, not of {tenant}"
             raise ControlError("PERMISSION_DENIED", f"{text}; use a certificate of {tenant}")
+
+    def require_scope(self, tenant: str) -> None:
+        """Make sure that this caller may see what is asked for: a tenant, or all of them.
+
+        Args:
+            tenant: Whose things; empty: everybody's.
+
+        Raises:
+            ControlError: PERMISSION_DENIED.
+        """
+        if tenant:
+            self.require_tenant(tenant)
+        else:
+            self.require_all_tenants()
 
     def require_all_tenants(self) -> None:
         """Make sure that this caller may touch every tenant.

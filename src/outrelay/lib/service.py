@@ -113,12 +113,16 @@ async def _until_stopped(run: Run) -> None:
     assert this is not None
     this.set_name("service")
 
+    asked = False  # by a signal; an operator may have had ``stop`` set before
+
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked:
             log.warning("stopping at once", signal=number.name)
             this.cancel()
         else:
             log.info("stopping", signal=number.name)
+            asked = True
             stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

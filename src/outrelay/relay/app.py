@@ -19,6 +19,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from outrelay.lib.checks import faults_of
+from outrelay.lib.control.v1 import fleet_pb2 as fleet
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
@@ -33,6 +34,7 @@ from outrelay.lib.tasks import beside, spawn
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
+from outrelay.relay.clock import unix_ms
 from outrelay.relay.controller import Controller
 from outrelay.relay.doors import Doors, door_faults, open_doors
 from outrelay.relay.edge.accept import DRAINING
@@ -41,6 +43,7 @@ from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
+from outrelay.relay.inventory import About, Inventory, about
 from outrelay.relay.lag import KINDS
 from outrelay.relay.limits import Limits, limits_of
 from outrelay.relay.options import RelayOptions
@@ -100,7 +103,8 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
             show=show,
         )
         with _open_spool(options) as disk:
-            relay = Relay(options, relay_id, controller, metrics, disk=disk)
+            itself = partial(about, lambda: renewal.expires, unix_ms(), registry)
+            relay = Relay(options, relay_id, controller, metrics, disk=disk, about=itself)
             views = relay.views(credentials.identity, registry, lambda: renewal.expires)
             async with (
                 beside(renewal.run(), name="relay: look at the certificate"),
@@ -153,6 +157,7 @@ class Relay:
         metrics: What it counts.
         limits: What one peer may use of it; those of the options where they say so.
         disk: Where audit events wait for the controller; None: in memory.
+        about: What the process knows of itself, for operators.
     """
 
     def __init__(
@@ -163,6 +168,7 @@ class Relay:
         metrics: RelayMetrics,
         limits: Limits | None = None,
         disk: Disk | None = None,
+        about: About = fleet.RelayStatus,
     ) -> None:
         limits = limits or limits_of(options)
         self._options = options
@@ -170,6 +176,7 @@ class Relay:
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
+        self._stop = asyncio.Event()
         self._doors: Doors | None = None
         self._audit = Delivery(
             controller,
@@ -193,6 +200,7 @@ class Relay:
         self._stalls = Stalls(shared.pairs, limits.stalled_streams)
         self._revoker = Revoker(shared.judge, shared.pairs, shared.trail)
         self._registrations = Registrations(controller, shared.directory, relay_id)
+        self._inventory = Inventory(shared.roster, shared.pairs, about)
         self._following = self._follow(shared)
 
     def _follow(self, shared: Shared) -> Following:
@@ -203,7 +211,9 @@ class Relay:
             directory=shared.directory,
             registrations=self._registrations,
             roster=shared.roster,
-            fleet=FleetWatch(self._relay_id, shared.pairs, self._revoker),
+            fleet=FleetWatch(
+                self._relay_id, shared.pairs, self._revoker, self._inventory, self._leave
+            ),
         )
 
     def views(
@@ -238,7 +248,7 @@ class Relay:
 
     async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
         """Serve whoever comes in until ``stop`` is set; then wind down."""
-        self._doors = doors
+        self._doors, self._stop = doors, stop
         async with beside(self._talk_to_controller(), name="relay: controller"):
             async with (
                 beside(self._stalls.run(), name="relay: stalls"),
@@ -288,6 +298,15 @@ class Relay:
         )
 
     # ---- winding down --------------------------------------------------------------------
+
+    def _leave(self, reason: str) -> registry.DrainRelayResponse:
+        """Wind down, as an operator says; see ``fleet.Leave``."""
+        if not self._stop.is_set():
+            log.info("told to drain", by=reason, streams=len(self._pairs))
+            self._stop.set()
+        return registry.DrainRelayResponse(
+            streams=len(self._pairs), drain_ms=round(self._options.drain * 1000)
+        )
 
     async def _drain(self) -> None:
         """Wait until nobody needs this relay any more, for ``--drain`` at most."""

@@ -18,6 +18,7 @@ from outrelay.lib.observe.metrics import AgentMetrics, ControllerMetrics, RelayM
 from outrelay.lib.observe.metrics.declare import Catalogue, Declaration
 from outrelay.lib.observe.metrics.process import ProcessMetrics
 from outrelay.lib.observe.vocabulary import COMMON, SECTIONS, Event
+from outrelay.lib.options import ServiceCommand
 from outrelay.lib.orp.fsm import diagram
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
@@ -158,6 +159,12 @@ def _command(command: click.Command, ctx: click.Context, *, heading: str) -> Ite
     if rows:
         lines += ["", "| flag | variable | default | |", "|---|---|---|---|", *rows]
     yield "\n".join(lines) + "\n"
+    if isinstance(command, ServiceCommand):
+        for name, other in command.others.items():
+            other_ctx = click.Context(
+                other, info_name=f"{ctx.info_name} {name}", **other.context_settings
+            )
+            yield from _command(other, other_ctx, heading="###")
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             inner = command.get_command(ctx, name)

@@ -106,6 +106,8 @@ class Session:
         self._registering: dict[str, Future[StreamRejected | None]] = {}
         self.registered: set[str] = set()
         """The services that the relay has acknowledged."""
+        self.refused: dict[str, str] = {}
+        """Why it has not, of those that it refused when it was asked last."""
         self._skipped_some = False
 
     @classmethod
@@ -243,7 +245,9 @@ class Session:
         finally:
             del self._registering[service]
         if rejected:
+            self.refused[service] = str(rejected)
             raise rejected
+        self.refused.pop(service, None)
         self.registered.add(service)
 
     async def deregister(self, service: str) -> None:

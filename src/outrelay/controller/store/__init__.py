@@ -18,6 +18,7 @@ from outrelay.controller.store.policies import Policies
 from outrelay.controller.store.records import (
     Binding,
     BindingChange,
+    ListedRelay,
     PolicyBatch,
     PolicyChange,
     PolicyChangeKind,
@@ -35,6 +36,7 @@ __all__ = [
     "Binding",
     "BindingChange",
     "Bindings",
+    "ListedRelay",
     "Policies",
     "PolicyBatch",
     "PolicyChange",

@@ -80,7 +80,7 @@ class Views:
     started_ms: int = field(default_factory=_now_ms)
 
 
-def carried_bytes(registry: CollectorRegistry) -> Json:
+def carried_bytes(registry: CollectorRegistry) -> dict[str, int]:
     """The payload bytes that streams have carried since the start, for a status."""
     carried = {"up": 0, "down": 0}
     for family in registry.collect():
