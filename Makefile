@@ -105,6 +105,31 @@ bench: debian $(STAMP) ## measure throughput, latency and memory, beside stunnel
 bench-smoke: $(STAMP)
 	@$(BIN)/python tools/bench --quick
 
+##@ Deploy
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' src/outrelay/__init__.py)
+# make push-image IMAGE=registry.example.com/outrelay:1; CONTAINERS=podman does as well.
+IMAGE ?= outrelay:$(VERSION)
+CONTAINERS ?= docker
+
+.PHONY: build-image
+build-image: container-engine ## build the image with all programs
+	@$(CONTAINERS) build --file deployments/image/Dockerfile --tag $(IMAGE) .
+
+.PHONY: push-image
+push-image: ## push it to where IMAGE=registry/name:tag says
+	@case $(IMAGE) in */*) ;; *) echo "make push-image: $(IMAGE) names no registry;" \
+	  "give IMAGE=registry.example.com/outrelay:$(VERSION)" >&2; exit 1;; esac
+	@$(MAKE) container-engine
+	@$(CONTAINERS) push $(IMAGE)
+
+.PHONY: container-engine
+container-engine:
+	@command -v $(CONTAINERS) > /dev/null || { echo "$(CONTAINERS) is not installed; install it," \
+	  "or give another one: CONTAINERS=podman" >&2; exit 1; }
+	@$(CONTAINERS) info > /dev/null 2>&1 || { echo "$(CONTAINERS) does not answer: is its engine" \
+	  "running, and may you use it? \`$(CONTAINERS) info\` says more" >&2; exit 1; }
+
 ##@ Generate
 
 PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto admin.proto)
