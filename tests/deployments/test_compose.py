@@ -20,7 +20,7 @@ from tests.deployments.manifests import DEPLOYMENTS
 FILE = DEPLOYMENTS / "compose.yaml"
 COMPOSE = yaml.safe_load(FILE.read_text())
 SERVICES: Mapping[str, Any] = COMPOSE["services"]
-OURS = {
+OURS: Mapping[str, Any] = {
     name: options(service["command"])
     for name, service in SERVICES.items()
     if is_ours(service["command"])
