@@ -87,7 +87,7 @@ chaos: $(STAMP) ## let 2 000 things fail under streams, and compare every byte; 
 	  --faults=$(FAULTS) --seed=$(SEED) --stage=$(STAGE)
 
 # What some tests need of the system; they are skipped, and say so, where it cannot be had.
-DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy
+DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy systemd-analyze:systemd promtool:prometheus
 
 .PHONY: debian
 debian:
@@ -122,6 +122,10 @@ push-image: ## push it to where IMAGE=registry/name:tag says
 	  "give IMAGE=registry.example.com/outrelay:$(VERSION)" >&2; exit 1;; esac
 	@$(MAKE) container-engine
 	@$(CONTAINERS) push $(IMAGE)
+
+.PHONY: build-wheel
+build-wheel: $(STAMP) ## build the package that pipx installs, into dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 .PHONY: container-engine
 container-engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from outrelay import __version__
 from tests.deployments.command_lines import understood
 from tests.deployments.manifests import DEPLOYMENTS, ROOT
+from tests.deployments.sources import copy_sources, ignored, let_through
 from tests.support.processes import Programs
 
 IMAGE = DEPLOYMENTS / "image"
@@ -51,17 +51,11 @@ def test_nothing_runs_as_root() -> None:
 
 def test_what_is_copied_is_there_and_not_ignored() -> None:
     copied = [each.split()[:-1] for each in instructions("COPY") if "--from" not in each]
-    let_through = {line[1:] for line in ignored() if line.startswith("!")}
 
     assert ignored()[0] == "*"
     for source in (name for names in copied for name in names):
         assert (ROOT / source).exists()
-        assert {source, *map(str, Path(source).parents)} & let_through
-
-
-def ignored() -> list[str]:
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+        assert {source, *map(str, Path(source).parents)} & set(let_through())
 
 
 @pytest.mark.parametrize("program", ["controller", "relay", "agent"])
@@ -213,11 +207,7 @@ def test_the_installer_says_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_the_installer_makes_programs_that_run(tmp_path: Path) -> None:
-    sources, prefix = tmp_path / "sources", tmp_path / "prefix"
-    for line in ignored():
-        if line.startswith("!"):
-            copy(ROOT / line[1:], sources / line[1:])
-
+    sources, prefix = copy_sources(tmp_path / "sources"), tmp_path / "prefix"
     script = sources / "deployments" / "image" / "install.sh"
     done = install([str(prefix), str(sources)], {"PYTHON": sys.executable}, tmp_path, script)
 
@@ -235,14 +225,6 @@ def run(prefix: Path, program: str, *arguments: str | Path) -> int:
     command = [prefix / "bin" / program, *arguments]
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, timeout=60)
     return done.returncode
-
-
-def copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    else:
-        shutil.copy(source, target)
 
 
 def install(

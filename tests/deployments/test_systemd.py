@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from outrelay.lib.values import parse_duration
-from tests.deployments.command_lines import options
+from tests.deployments.command_lines import options, understood
 from tests.deployments.manifests import DEPLOYMENTS
 
 FOLDER = DEPLOYMENTS / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
+PERSONAL = FOLDER / "user" / "outrelay-agent.service"
 PREFIX = "/opt/outrelay/bin"
 GIVEN = {
     "STATE_DIRECTORY": "/var/lib/outrelay",
@@ -89,6 +90,29 @@ def test_systemd_takes_it(unit: Path, tmp_path: Path) -> None:
     there.write_text(unit.read_text().replace(PREFIX, str(Path(sys.executable).parent)))
 
     done = analyze("verify", "--man=no", there)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_agent_of_one_person_is_told_by_a_file() -> None:
+    line = settings(PERSONAL)["ExecStart"][0].split()
+
+    assert line[0] == "%h/.local/bin/outrelay-agent"  # where pipx puts it
+    assert line[1:3] == ["--config", "%E/outrelay/agent.toml"]
+    understood(["outrelay-agent", "--cert=c", "--key=k", "--ca=a", *line[3:]])
+
+
+@needs_systemd
+def test_systemd_takes_the_unit_of_one_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    there = tmp_path / PERSONAL.name
+    there.write_text(
+        PERSONAL.read_text().replace("%h/.local/bin", str(Path(sys.executable).parent))
+    )
+
+    done = analyze("--user", "verify", "--man=no", there)
 
     assert (done.returncode, done.stderr) == (0, "")
 
