@@ -165,7 +165,6 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
 @flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
 @flag(
     "--open",
-    "opens",
     is_flag=True,
     help="Have doctor open a stream to each --consume, too, and close it at once: whether policy"
     " and provider allow it. The backend sees a connection.",
@@ -192,7 +191,7 @@ def main(
     dead_after: float,
     ring_max: int,
     ring_total: int,
-    opens: bool,
+    open: bool,  # noqa: A002 - as the flag is called
     insight: Insight,
 ) -> AgentOptions:
     """Connect the services of this host to a relay, and its applications to services elsewhere.
@@ -217,7 +216,7 @@ def main(
         max_streams=max_streams,
         ring_max=ring_max,
         ring_total=ring_total,
-        opens=opens,
+        opens=open,
         insight=insight,
         limits=Limits(resume=resume_deadline, dead=dead_after),
     )

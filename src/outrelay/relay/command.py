@@ -64,7 +64,6 @@ LISTENING = together(
 CONTROLLER = together(
     flag(
         "--controller",
-        "controllers",
         multiple=True,
         default=["127.0.0.1:7444"],
         help="Controllers, tried in turn. Repeatable, or a comma list.",
@@ -152,7 +151,7 @@ def main(
     advertise: Address | None,
     listen_tcp: Address | None,
     advertise_tcp: Address | None,
-    controllers: tuple[str, ...],
+    controller: tuple[str, ...],
     controller_plaintext: bool,
     cert: Path,
     key: Path,
@@ -184,7 +183,7 @@ def main(
         advertise=advertise,
         listen_tcp=listen_tcp,
         advertise_tcp=advertise_tcp,
-        controllers=controllers,
+        controllers=controller,
         controller_plaintext=controller_plaintext,
         cert=cert,
         key=key,
