@@ -40,7 +40,7 @@ LINGERING = 10
 """How many more of a kind there may be than before: the last streams' own, in a traceback or on
 their way to the controller, however many there were before them."""
 
-REMEMBERED = 4
+REMEMBERED = 1
 """Streams that each agent remembers to have ended; as many as that are left on purpose."""
 
 Census = Counter[str]

@@ -57,7 +57,8 @@ from outrelay.relay.views import views_of
 log = get_logger(__name__)
 
 FAREWELL = 0.5
-"""Seconds that connections have to wind up after they were closed."""
+"""Seconds that connections have to wind up after they were closed, and that the controller has
+to hear that this relay leaves."""
 
 SETTLE = 2.0
 """Seconds for what the controller has still to be told."""
@@ -340,6 +341,9 @@ class Relay:
 
     async def _settle(self) -> None:
         """Tell the controller the rest, as far as it listens."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self._heartbeat.wait_told()  # that this relay leaves
         try:
             async with asyncio.timeout(SETTLE):
                 if await self._audit.settle():

@@ -52,10 +52,18 @@ class Heartbeat:
         self._interval = interval
         self._now_ms = now_ms
         self._is_skewed = False
+        self._news = 0
+        self._told = asyncio.Event()
 
     def hurry(self) -> None:
         """Beat at once: what there is to tell has changed."""
+        self._news += 1
+        self._told.clear()
         self._controller.suspected.set()
+
+    async def wait_told(self) -> None:
+        """Return when the controller knows what ``hurry`` was called for."""
+        await self._told.wait()
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -79,10 +87,12 @@ class Heartbeat:
             await self._pause(delay)
 
     async def _beat(self) -> None:
-        request, sent = self._describe(), self._now_ms()
+        request, sent, news = self._describe(), self._now_ms(), self._news
         answer = await self._controller.call(
             lambda services, timeout: services.registry.UpsertRelay(request, timeout=timeout)
         )
+        if news == self._news:
+            self._told.set()
         if theirs := answer.server_time_unix_ms:  # plain controllers do not tell
             self._compare(skew_of(theirs, sent, self._now_ms()))
 
