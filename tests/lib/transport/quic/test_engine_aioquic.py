@@ -112,7 +112,7 @@ def test_connections_that_ended_are_forgotten(network: Network) -> None:
     engine = engine_of(server)
 
     assert (engine._links, engine._routes, engine._touched) == ({}, {}, {})
-    assert engine._handshakes == 0
+    assert engine._gate.under_way == 0
     assert engine.next_deadline() is None
     assert engine._deadlines == []
 

@@ -33,7 +33,7 @@ def turned_away(server: Host) -> dict[Cause, int]:
 
 
 def under_way(server: Host) -> int:
-    return cast("AioquicEngine", server.engine)._handshakes
+    return cast("AioquicEngine", server.engine)._gate.under_way
 
 
 def patient(network: Network, behind: str) -> Host:

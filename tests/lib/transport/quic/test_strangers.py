@@ -51,7 +51,7 @@ def answers(engine: AioquicEngine, datagram: bytes, now: float = NOW) -> list[Tr
 
 def is_untouched(engine: AioquicEngine) -> bool:
     """Whether no connection is kept, nor a timer for one."""
-    tables = (engine._links, engine._routes, engine._handshakes)
+    tables = (engine._links, engine._routes, engine._gate.under_way)
     return not any(tables) and engine.next_deadline() is None
 
 

@@ -13,7 +13,7 @@ from outrelay.lib.transport.carrier import Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, IDLE_TIMEOUT, CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
 from outrelay.lib.transport.quic.engine import Event, EventKind
-from outrelay.lib.transport.quic.strangers import Admission
+from outrelay.lib.transport.quic.gate import Ticket
 from outrelay.lib.transport.refusal import Cause
 
 NO_ANSWER = "no answer in time"
@@ -38,7 +38,7 @@ class Link:
 
     __slots__ = (
         *("number", "dialled", "address", "core", "peer", "pings"),
-        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal", "admission"),
+        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal", "ticket"),
         *("_table", "_ids", "_events"),
     )
 
@@ -62,7 +62,7 @@ class Link:
         self.deadline = float("inf")
         self.peer: Peer | None = None
         self.refusal = ""  # why our own judge said no
-        self.admission: Admission | None = None  # while the peer's handshake is under way
+        self.ticket: Ticket | None = None  # while the peer's handshake is under way
         self.pings = 0
         self._table = table
         self._ids: set[bytes] = set()

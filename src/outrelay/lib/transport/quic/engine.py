@@ -21,7 +21,7 @@ Rules for both sides:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -90,12 +90,24 @@ class Event(NamedTuple):
 class Transmit(NamedTuple):
     """Datagrams for one address: all of ``segment_size`` bytes, the last may be shorter.
 
-    The buffers, one after the other, are the bytes to hand to a single UDP_SEGMENT send.
+    The buffers, one after the other, are the bytes to hand to a single UDP_SEGMENT send. Each
+    holds one datagram or several; only the last one's last may be short.
     """
 
     address: Address
     buffers: Sequence[bytes]
     segment_size: int
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether this is more than one datagram."""
+        return len(self.buffers) > 1 or len(self.buffers[0]) > self.segment_size
+
+    def datagrams(self) -> Iterator[bytes]:
+        """One after the other."""
+        for buffer in self.buffers:
+            for start in range(0, len(buffer), self.segment_size):
+                yield buffer[start : start + self.segment_size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
