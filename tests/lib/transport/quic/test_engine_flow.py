@@ -22,6 +22,8 @@ from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from tests.lib.transport.quic.engines import agent, relay
 from tests.support.virtual_quic import End, Network, Path, Sink, Source
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 ENDLESS = bytes(64 << 20)
 
 

@@ -15,6 +15,8 @@ from tests.lib.transport.quic.engines import agent, relay
 from tests.support import virtual_quic
 from tests.support.virtual_quic import Datagram, End, Network, Path, Sink, Source
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 MIB = 1 << 20
 
 

@@ -15,6 +15,8 @@ from outrelay.lib.transport.quic.engine import Event, EventKind
 from tests.lib.transport.quic.engines import agent, relay
 from tests.support.virtual_quic import End, Network, Path
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 PATHS = {
     "good": Path(),
     "lossy": Path(loss=0.1),

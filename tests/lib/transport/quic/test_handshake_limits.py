@@ -16,6 +16,8 @@ from tests.lib.transport.quic.engines import agent, relay
 from tests.support.hostile_quic import Hello, is_retry
 from tests.support.virtual_quic import Datagram, End, Host, Network
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 NAT = "198.51.100.7"
 """The address many agents share."""
 

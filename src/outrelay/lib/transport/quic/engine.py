@@ -139,6 +139,13 @@ class Engine(Protocol):
 
     name: str
 
+    def exchange(self, credentials: Credentials, trust: Trust) -> None:
+        """Show other certificates and believe other CAs, from the next handshake on.
+
+        Raises:
+            ConfigError: The credentials are not usable here; the old ones stay.
+        """
+
     def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
         """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter."""
 

@@ -16,6 +16,7 @@ import heapq
 import logging
 import ssl
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,12 +25,14 @@ from aioquic.quic.packet import QuicErrorCode
 from cryptography import x509
 
 from outrelay.lib.errors import IdentityError
+from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
-from outrelay.lib.transport.quic.aioquic_link import NO_ANSWER, Link
+from outrelay.lib.transport.quic.aioquic_link import Link
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
+from outrelay.lib.transport.quic.ends import NO_ANSWER
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
     EngineOptions,
@@ -63,6 +66,9 @@ class AioquicEngine:
         self._gate = Gate(options)
         self._resets = StatelessResets(options.credentials)
         self._strangers = Strangers(options, self._gate, self._resets)
+
+    def exchange(self, credentials: Credentials, trust: Trust) -> None:
+        self._options = replace(self._options, credentials=credentials, trust=trust)
 
     # Datagrams in
 
