@@ -146,7 +146,7 @@ impl Engine {
     }
 
     fn insert(&mut self, number: u64, handle: ConnectionHandle, quic: Connection) {
-        self.links.insert(number, Link::new(number, handle, quic, self.bounds));
+        self.links.insert(number, Link::new(number, handle, quic, self.bounds.clone()));
         self.numbers.insert(handle, number);
         self.touch(number);
     }

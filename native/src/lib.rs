@@ -9,10 +9,12 @@
 //!   outgoing.rs  what one stream has to send
 //!   tls.rs       mutual TLS
 //!   event.rs     what Python is told
+//!   congestion.rs  how much may be on the way
 //!   clock.rs     Python's seconds
 #![forbid(unsafe_code)]
 
 mod clock;
+mod congestion;
 mod engine;
 mod event;
 mod link;
@@ -34,6 +36,7 @@ use quinn_proto::{
 };
 
 use crate::clock::Clock;
+use crate::congestion::{Factory, Rules};
 use crate::engine::{Batch, Engine, Verdict};
 use crate::event::Event;
 use crate::link::{Bounds, Link};
@@ -43,6 +46,9 @@ const VERSION_1: u32 = 1;
 const CID_LENGTH: usize = 8;
 /// Seconds between stateless resets, at least: a datagram of anybody asks for one.
 const RESET_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Assumed until it is measured: lost first packets are sent again after a third of a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// The bounds of the port (`engine.EngineOptions` and the constants beside it).
 #[derive(FromPyObject)]
@@ -84,7 +90,8 @@ impl NativeEndpoint {
         gate: Py<PyAny>,
     ) -> PyResult<Self> {
         let judge = Arc::new(Judge::new(judge));
-        let transport = Arc::new(transport(&limits)?);
+        let rules = Rules::new(limits.flight_max);
+        let transport = Arc::new(transport(&limits, rules.clone())?);
         let configs = configs(identity, &judge)?;
         let server = listens.then(|| Arc::new(server(&configs, &transport)));
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_key);
@@ -96,11 +103,7 @@ impl NativeEndpoint {
             .max_udp_payload_size(limits.datagram_last.max(1472))
             .map_err(invalid)?;
         let endpoint = quinn_proto::Endpoint::new(Arc::new(config), server, true, None);
-        let bounds = Bounds {
-            write_buffer: limits.write_buffer,
-            flight_max: limits.flight_max,
-            streams: limits.streams,
-        };
+        let bounds = Bounds { write_buffer: limits.write_buffer, streams: limits.streams, rules };
         let engine = Engine::new(endpoint, configs, transport.clone(), judge.clone(), bounds);
         Ok(Self { clock: Clock::new(), engine, judge, transport, gate, listens })
     }
@@ -256,6 +259,11 @@ impl NativeEndpoint {
         Ok((address.ip().to_string(), address.port()))
     }
 
+    /// Of both sides, for tests: what is remembered.
+    fn open_streams(&mut self, connection: u64) -> PyResult<u64> {
+        self.on(connection, |link, _| link.open_streams())
+    }
+
     fn datagram_size(&self, connection: u64) -> PyResult<u16> {
         Ok(self.known(connection)?.quic.current_mtu())
     }
@@ -277,7 +285,7 @@ impl NativeEndpoint {
     }
 }
 
-fn transport(limits: &Limits) -> PyResult<TransportConfig> {
+fn transport(limits: &Limits, rules: Arc<Rules>) -> PyResult<TransportConfig> {
     let mut search = MtuDiscoveryConfig::default();
     search.upper_bound(limits.datagram_last);
     let idle = Duration::from_secs_f64(limits.idle_timeout);
@@ -288,6 +296,8 @@ fn transport(limits: &Limits) -> PyResult<TransportConfig> {
         .stream_receive_window(limits.stream_window.into())
         .receive_window(VarInt::MAX) // the streams' windows are the bound: none blocks another
         .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(Factory(rules)))
+        .initial_rtt(INITIAL_RTT)
         .initial_mtu(limits.datagram_first)
         .mtu_discovery_config(Some(search))
         .max_idle_timeout(Some(IdleTimeout::try_from(idle).map_err(invalid)?));

@@ -1,6 +1,8 @@
 //! One connection: quinn-proto's state machine, what its streams have to send, and its news.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,12 +11,15 @@ use quinn_proto::{
     StreamId, Transmit, VarInt,
 };
 
+use crate::congestion::Rules;
 use crate::event::{Event, Kind};
 use crate::outgoing::{Fed, Outgoing};
 
-/// Bytes beyond the congestion window that quinn-proto is given: what it sends before we are
-/// asked again. It is as far as `unsent` can be too small.
+/// Bytes that quinn-proto is given beyond twice what may be on the way: once for that, and once
+/// for what has arrived behind a gap. What it has not sent of them is not in `unsent`.
 const AHEAD: u64 = 128 * 1024;
+/// As much again for streams that have little to say: they do not wait for those with much.
+const RESERVE: u64 = 128 * 1024;
 /// Bytes that streams with something to send hand over before each has had its turn.
 const ROUND: usize = 64 * 1024;
 const TURN_MIN: usize = 2 * 1024;
@@ -33,7 +38,9 @@ pub struct Link {
     confirmed: bool,
     kept_back: Vec<StreamEvent>,
     outgoing: HashMap<StreamId, Outgoing>,
-    ready: VecDeque<StreamId>,
+    /// Who may have something to hand over, by when it last did: who says little goes first.
+    ready: BTreeSet<(u64, StreamId)>,
+    turns: u64,
     readable: BTreeSet<StreamId>,
     waits_for_streams: bool,
     /// Streams the peer has opened, and how many of them are known to be done with.
@@ -42,12 +49,12 @@ pub struct Link {
     closing: Option<(VarInt, Bytes)>,
 }
 
-/// What `Link` needs to know of the engine's bounds, bytes.
-#[derive(Clone, Copy)]
+/// What `Link` needs to know of the engine's bounds.
+#[derive(Clone)]
 pub struct Bounds {
     pub write_buffer: usize,
-    pub flight_max: u64,
     pub streams: u32,
+    pub rules: Arc<Rules>,
 }
 
 impl Link {
@@ -62,7 +69,8 @@ impl Link {
             confirmed: false,
             kept_back: Vec::new(),
             outgoing: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: BTreeSet::new(),
+            turns: 0,
             readable: BTreeSet::new(),
             waits_for_streams: false,
             accepted: 0,
@@ -82,7 +90,7 @@ impl Link {
                 self.quic.handle_event(answer);
             }
         }
-        self.widen();
+        self.quic.set_send_window(self.room());
         if !self.confirmed && self.is_accepted_by_server() {
             self.confirm(out);
         }
@@ -164,10 +172,9 @@ impl Link {
 
     // Sending
 
-    /// Lets quinn-proto hold what the path takes, and little more: writers feel the bound.
-    fn widen(&mut self) {
-        let window = self.quic.congestion_state().window() + AHEAD;
-        self.quic.set_send_window(window.min(self.bounds.flight_max));
+    /// How much quinn-proto may hold.
+    fn room(&self) -> u64 {
+        2 * self.quic.congestion_state().window() + AHEAD
     }
 
     /// Builds one batch of datagrams into `buf`.
@@ -179,6 +186,10 @@ impl Link {
     ) -> Option<Transmit> {
         if let Some((code, reason)) = self.closing.take() {
             self.quic.close(now, code, reason);
+            self.bounds.rules.lifted.store(true, Ordering::Relaxed);
+            let transmit = self.quic.poll_transmit(now, 1, buf);
+            self.bounds.rules.lifted.store(false, Ordering::Relaxed);
+            return transmit;
         }
         self.feed(out);
         self.give_streams_back();
@@ -199,11 +210,18 @@ impl Link {
     }
 
     fn feed(&mut self, out: &mut Vec<Event>) {
+        let room = self.room();
         let turn = (ROUND / self.ready.len().max(1)).max(TURN_MIN);
-        while let Some(id) = self.ready.pop_front() {
+        while let Some((_, id)) = self.ready.pop_first() {
             let Some(outgoing) = self.outgoing.get_mut(&id) else { continue };
-            outgoing.queued = false;
+            let before = outgoing.unsent;
+            let reserve = if before <= TURN_MIN { RESERVE } else { 0 };
+            self.quic.set_send_window(room + reserve);
             let fed = outgoing.feed(&mut self.quic.send_stream(id), turn);
+            if outgoing.unsent < before {
+                self.turns += 1;
+                outgoing.served = self.turns;
+            }
             if outgoing.wants_room && outgoing.unsent <= self.bounds.write_buffer / 2 {
                 outgoing.wants_room = false;
                 out.push(Event::stream(Kind::Writable, self.number, id.into(), 0));
@@ -217,11 +235,8 @@ impl Link {
     }
 
     fn line_up(&mut self, id: StreamId) {
-        if let Some(outgoing) = self.outgoing.get_mut(&id)
-            && !outgoing.queued
-        {
-            outgoing.queued = true;
-            self.ready.push_back(id);
+        if let Some(outgoing) = self.outgoing.get(&id) {
+            self.ready.insert((outgoing.served, id));
         }
     }
 
@@ -290,6 +305,11 @@ impl Link {
         let stream = self.quic.streams().open(Dir::Bi);
         self.waits_for_streams |= stream.is_none();
         stream
+    }
+
+    pub fn open_streams(&mut self) -> u64 {
+        let streams = self.quic.streams();
+        streams.send_streams() as u64 + streams.remote_open_streams(Dir::Bi)
     }
 
     pub fn close(&mut self, code: VarInt, reason: Bytes) {

@@ -19,8 +19,8 @@ pub struct Outgoing {
     /// The writer was not let write everything and wants to hear of room.
     pub wants_room: bool,
     pub finish: bool,
-    /// It stands in the connection's queue.
-    pub queued: bool,
+    /// The connection's count of turns when it last handed something over.
+    pub served: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -122,6 +122,11 @@ class CoreConnection(SendingConnection):
         return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)
 
     @property
+    def host_ids(self) -> list[bytes]:
+        """The ids the peer may send to."""
+        return [cid.cid for cid in self._host_cids]
+
+    @property
     def peer_reset_tokens(self) -> list[bytes]:
         """Tokens of the ids we may be sending to."""
         ids = [self._peer_cid, *self._peer_cid_available]

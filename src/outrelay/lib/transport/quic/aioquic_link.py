@@ -98,6 +98,8 @@ class Link:
         if self.is_pending and core.confirmed and self.peer is not None:
             self._confirmed(self.peer)
         if self.is_pending and core.closing is None:
+            for connection_id in core.host_ids:  # the peer may use them all before we hear of it
+                self.route(connection_id)
             return  # streams that came with the handshake are heard of once it is over
         while (event := core.next_event()) is not None:
             self._translate(event)

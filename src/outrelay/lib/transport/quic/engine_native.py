@@ -122,6 +122,7 @@ class NativeEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._peers = Peers(options)
         self._links = self._peers.links
+        self._gate = self._peers.gate
         self._events: list[Event] = []
         try:
             self._core = NativeEndpoint(
@@ -247,7 +248,7 @@ class NativeEngine:
         self._peers.forget(link)
 
     def refusals(self) -> list[Refusal]:
-        return self._peers.gate.take_refusals()
+        return self._gate.take_refusals()
 
     # What the shell asks
 
