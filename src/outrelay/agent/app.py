@@ -34,6 +34,7 @@ from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic.engines import chosen
 from outrelay.lib.transport.tcp.dialer import TcpDialer, through_proxies
 from outrelay.lib.transport.tcp.proxy import find_proxies
 from outrelay.lib.transport.ways import Carrier, Ways
@@ -51,6 +52,7 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
         Refused: No relay will ever have this agent.
     """
     credentials, trust = load_identity(options), load_trust(options.ca)
+    log.info("packet engine chosen", engine=chosen(options.quic_engine))
     async with open_ways(options, credentials, trust) as ways:
         await serve(options, credentials.identity, credentials.expires, ways, stop)
 
@@ -62,7 +64,11 @@ async def open_ways(
     """Both carriers, ready to dial."""
     proxies = find_proxies(options.http_proxy, os.environ)
     quic = await QuicEndpoint.bind(
-        ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
+        ANYWHERE,
+        credentials=credentials,
+        trust=trust,
+        accept_roles=frozenset(),
+        engine=options.quic_engine,
     )
     tcp = TcpDialer(credentials=credentials, trust=trust)
     try:
@@ -77,6 +83,7 @@ def check(options: AgentOptions) -> Iterable[str]:
     return faults_of(
         partial(load_identity, options),
         partial(load_trust, options.ca),
+        partial(chosen, options.quic_engine),
         partial(find_proxies, options.http_proxy, os.environ),
         *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
     )

@@ -32,7 +32,9 @@ from outrelay.lib.options import (
     command,
     credential_flags,
     flag,
+    quic_engine_flag,
 )
+from outrelay.lib.transport.quic.engines import EngineChoice, runs_on
 from outrelay.lib.transport.tcp.proxy import Proxy, parse_proxy
 
 SERVICE = ParsedType("name", parse_service)
@@ -67,6 +69,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     check=app.check,
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
+    runs_on=runs_on,
 )
 @flag(
     "--relay",
@@ -89,6 +92,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     help="HTTP proxy that leads to --relay-tcp, as http://user:password@proxy.example:3128;"
     " hosts and networks in no_proxy of the environment are reached without.",
 )
+@quic_engine_flag
 @credential_flags(required=True)
 @flag("--uri", default="", help="Identity the certificate must hold; empty: whichever it holds.")
 @flag(
@@ -159,6 +163,7 @@ def main(
     relay: tuple[Address, ...],
     relay_tcp: tuple[Address, ...],
     http_proxy: Proxy | None,
+    quic_engine: str,
     cert: Path,
     key: Path,
     ca: Path,
@@ -186,6 +191,7 @@ def main(
         relays=relay or (() if relay_tcp else (RELAY,)),
         relays_tcp=relay_tcp,
         http_proxy=http_proxy,
+        quic_engine=EngineChoice(quic_engine),
         cert=cert,
         key=key,
         ca=ca,

@@ -158,6 +158,7 @@ def command(
     check: Callable[[OptionsT], Iterable[str]],
     examples: str,
     actions: Mapping[str, Action[OptionsT]] | None = None,
+    runs_on: Callable[[], str] | None = None,
 ) -> Callable[[Callable[..., OptionsT]], click.Command]:
     """Make a service's program out of the function that turns its flags into its options.
 
@@ -169,6 +170,7 @@ def command(
         check: What ``--check`` finds at fault, one line each; nothing when all is well.
         examples: Command lines that work, for the end of the help.
         actions: What else the program does when an argument names it, with the same flags.
+        runs_on: What ``--version`` says beside the version.
     """
     actions = actions or {}
 
@@ -199,7 +201,7 @@ def command(
         )(start)
         if actions:
             made = _with_actions(made, [RUN, *actions])
-        return _with_common_flags(made)
+        return _with_common_flags(made, runs_on)
 
     return decorate
 
@@ -225,7 +227,7 @@ def context_settings(component: str) -> dict[str, object]:
     }
 
 
-def _with_common_flags(made: click.Command) -> click.Command:
+def _with_common_flags(made: click.Command, runs_on: Callable[[], str] | None) -> click.Command:
     for decorate in (
         flag(
             "--config",
@@ -243,10 +245,38 @@ def _with_common_flags(made: click.Command) -> click.Command:
             is_flag=True,
             help="Check configuration, certificates and listeners, then exit: 0 or 78.",
         ),
-        click.version_option(__version__, message=f"{made.name} %(version)s"),
+        _version_flag(f"{made.name} {__version__}", runs_on),
     ):
         made = decorate(made)
     return made
+
+
+def _version_flag(
+    version: str, runs_on: Callable[[], str] | None
+) -> Callable[[Decorated], Decorated]:
+    def show(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            click.echo(f"{version} ({runs_on()})" if runs_on else version)
+            context.exit()
+
+    return click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show the version and exit.",
+    )
+
+
+def quic_engine_flag(made: Decorated) -> Decorated:
+    """``--quic-engine``, of the programs that speak QUIC."""
+    return flag(
+        "--quic-engine",
+        type=click.Choice(["auto", "aioquic", "native"]),
+        default="auto",
+        help="What builds the packets; auto: native, the faster, where it is installed.",
+    )(made)
 
 
 def _report_faults(component: str, faults: list[str]) -> NoReturn:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib import import_module
+from importlib.metadata import version
 
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.transport.quic.engine import Engine, EngineOptions
@@ -47,6 +48,13 @@ def chosen(choice: EngineChoice) -> EngineChoice:
     raise ConfigError(
         "--quic-engine native", f"is not installed ({fault})", "install outrelay[native]"
     )
+
+
+def runs_on() -> str:
+    """The engine that AUTO comes to here, in words."""
+    choice = chosen(EngineChoice.AUTO)
+    package = {EngineChoice.AIOQUIC: "aioquic", EngineChoice.NATIVE: "outrelay-native"}[choice]
+    return f"QUIC engine: {choice}, {package} {version(package)}"
 
 
 def make_engine(options: EngineOptions, choice: EngineChoice = EngineChoice.AUTO) -> Engine:
