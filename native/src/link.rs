@@ -21,8 +21,9 @@ const AHEAD: u64 = 128 * 1024;
 /// As much again for streams that have little to say: they do not wait for those with much.
 const RESERVE: u64 = 128 * 1024;
 /// Bytes that streams with something to send hand over before each has had its turn.
-const ROUND: usize = 64 * 1024;
+const ROUND: usize = 1024 * 1024;
 const TURN_MIN: usize = 2 * 1024;
+const TURN_MAX: usize = 64 * 1024;
 /// Datagrams, and bytes, that the kernel takes in one UDP_SEGMENT send.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 65_000;
@@ -211,7 +212,7 @@ impl Link {
 
     fn feed(&mut self, out: &mut Vec<Event>) {
         let room = self.room();
-        let turn = (ROUND / self.ready.len().max(1)).max(TURN_MIN);
+        let turn = (ROUND / self.ready.len().max(1)).clamp(TURN_MIN, TURN_MAX);
         while let Some((_, id)) = self.ready.pop_first() {
             let Some(outgoing) = self.outgoing.get_mut(&id) else { continue };
             let before = outgoing.unsent;
