@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/outrelay-native
 NATIVE := $(wildcard native/src/*.rs) native/Cargo.toml native/pyproject.toml native/outrelay_native.pyi
 NATIVE_STAMP := $(VENV)/.native
-WITH_CARGO := $(and $(shell command -v cargo),$(shell command -v cc))
+HAVE_CRATES := command -v cargo > /dev/null && command -v cc > /dev/null && (cd native && cargo fetch --quiet 2> /dev/null)
 
 ##@ Use
 
@@ -86,7 +86,7 @@ test: $(STAMP) ## test what needs nothing but Python, in minutes
 	$(call cover,90)
 
 .PHONY: test-all
-test-all: debian $(if $(WITH_CARGO),native) bench-smoke $(STAMP) ## test that and what needs root, Debian packages or cargo
+test-all: debian native-where-possible bench-smoke $(STAMP) ## test that and what needs root, Debian packages or cargo
 	@$(PYTEST)
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
@@ -146,17 +146,19 @@ check-proto: $(STAMP)
 check-docs: $(STAMP)
 	@$(BIN)/python -m outrelay.tools.reference --check
 
-# Where there is no cargo there is nothing to check; `check` says so.
+# Without cargo, or crates, there is nothing to check and nothing to build for the tests: it is said.
 .PHONY: check-native
 check-native: export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 check-native: $(STAMP)
-ifdef WITH_CARGO
-	@cd native && { cargo fmt --check && cargo clippy --quiet --release --all-targets -- -D warnings \
-	  && cargo test --quiet --release; } > $(CURDIR)/$(VENV)/cargo.txt 2>&1 \
-	  || { cat $(CURDIR)/$(VENV)/cargo.txt; exit 1; }
-else
-	@echo "native/ was not checked: there is no cargo, or no C compiler"
-endif
+	@if $(HAVE_CRATES); then cd native && { cargo fmt --check \
+	  && cargo clippy --quiet --release --all-targets -- -D warnings && cargo test --quiet --release; } \
+	  > $(CURDIR)/$(VENV)/cargo.txt 2>&1 || { cat $(CURDIR)/$(VENV)/cargo.txt; exit 1; }; \
+	else echo "native/ was not checked: no cargo, no C compiler, or no crates"; fi
+
+.PHONY: native-where-possible
+native-where-possible: $(STAMP)
+	@if $(HAVE_CRATES); then $(MAKE) native; \
+	else echo "the native engine was not built: no cargo, no C compiler, or no crates"; fi
 
 ##@ Rest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ def test_whatever_the_shell_asks_it_is_no_panic(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 12))):
         number, stream = data.draw(numbers), data.draw(streams)
         code = data.draw(st.sampled_from([0, 1, (1 << 62) - 1, 1 << 62]))
-        call = data.draw(
+        call: Callable[[], object] = data.draw(
             st.sampled_from(
                 [
                     lambda: engine.open_stream(number),  # noqa: B023 - called at once
