@@ -128,15 +128,13 @@ impl NativeEndpoint {
     ) -> PyResult<Vec<usize>> {
         let now = self.clock.instant(now);
         let from = address(host, port)?;
-        let mut rest = BytesMut::from(Bytes::from(data.to_vec(py)?));
-        let whole = rest.len();
+        let data = data.to_vec(py)?;
         let mut lost = Vec::new();
-        while !rest.is_empty() {
-            let at = whole - rest.len();
-            let size = if segment == 0 { rest.len() } else { segment.min(rest.len()) };
+        for (number, one) in data.chunks(segment.max(1)).enumerate() {
             let gate = |from: SocketAddr, proven| admit(self.gate.bind(py), from, proven);
-            if !self.engine.receive(now, from, rest.split_to(size), gate) {
-                lost.push(at);
+            // each its own memory: what is kept of one must not keep the whole batch
+            if !self.engine.receive(now, from, BytesMut::from(one), gate) {
+                lost.push(number * segment);
             }
         }
         Ok(lost)
@@ -230,7 +228,7 @@ impl NativeEndpoint {
 
     fn reset(&mut self, connection: u64, stream: u64, code: u64) -> PyResult<()> {
         let (stream, code) = (id(stream)?, integer(code)?);
-        self.on(connection, |link, _| link.reset(stream, code))
+        self.on(connection, |link, events| link.reset(stream, code, events))
     }
 
     fn stop_sending(&mut self, connection: u64, stream: u64, code: u64) -> PyResult<()> {

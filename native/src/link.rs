@@ -147,8 +147,9 @@ impl Link {
                 out.push(Event::stream(Kind::Finished, number, id.into(), 0));
             }
             StreamEvent::Stopped { id, error_code } => {
-                self.reset(id, error_code);
-                out.push(Event::stream(Kind::Stopped, number, id.into(), error_code.into_inner()));
+                let code = error_code.into_inner();
+                let stopped = Event::stream(Kind::Stopped, number, id.into(), code);
+                self.give_up(id, error_code, Some(stopped), out);
             }
             StreamEvent::Available { .. } => {
                 if std::mem::take(&mut self.waits_for_streams) {
@@ -262,9 +263,17 @@ impl Link {
         self.line_up(id);
     }
 
-    pub fn reset(&mut self, id: StreamId, code: VarInt) {
+    pub fn reset(&mut self, id: StreamId, code: VarInt, out: &mut Vec<Event>) {
+        self.give_up(id, code, None, out);
+    }
+
+    /// Ends our direction, unless the peer has everything or was told: nothing more is said of it.
+    fn give_up(&mut self, id: StreamId, code: VarInt, why: Option<Event>, out: &mut Vec<Event>) {
         self.outgoing.remove(&id);
-        let _ = self.quic.send_stream(id).reset(code); // the peer has everything, or was told
+        if self.quic.send_stream(id).reset(code).is_ok() {
+            out.extend(why);
+            out.push(Event::stream(Kind::Finished, self.number, id.into(), 0));
+        }
     }
 
     // Receiving

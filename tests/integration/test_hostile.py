@@ -72,7 +72,8 @@ async def test_10_000_first_packets_from_changing_addresses(world: World) -> Non
             async with Mallories(world).mallory():
                 pass  # whoever is right gets in
     assert len(crowd.received) > 5_000
-    assert all(size <= 3 * crowd.sent[address] for address, size in crowd.received.items())
+    for address, size in crowd.received.items():
+        assert size <= 3 * crowd.sent[address] + 1200  # the last may begin below the bound
 
 
 # ---- silence -------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Connection, Stream
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic.engines import EngineChoice
 
 HELLO, HELLO_ACK, REGISTER, REGISTER_ACK = 0x001, 0x002, 0x003, 0x004
 OPEN_STREAM, INCOMING_STREAM, STREAM_ACCEPT, STREAM_REJECT = 0x010, 0x011, 0x012, 0x013
@@ -212,7 +213,11 @@ class PlainRelay:
     ) -> AsyncIterator[PlainRelay]:
         """A relay that listens, for the length of the ``with``."""
         endpoint = await QuicEndpoint.bind(
-            address, credentials=credentials, trust=trust, accept_roles={Role.AGENT}
+            address,
+            credentials=credentials,
+            trust=trust,
+            accept_roles={Role.AGENT},
+            engine=EngineChoice.AIOQUIC,
         )
         relay = cls(endpoint)
         async with TaskGroup() as group:
@@ -350,7 +355,11 @@ class PlainAgent:
             odd: Set bits that mean nothing.
         """
         endpoint = await QuicEndpoint.bind(
-            ("127.0.0.1", 0), credentials=credentials, trust=trust, accept_roles=()
+            ("127.0.0.1", 0),
+            credentials=credentials,
+            trust=trust,
+            accept_roles=(),
+            engine=EngineChoice.AIOQUIC,
         )
         try:
             connection = await endpoint.dial(relay, roles={Role.RELAY})

@@ -64,7 +64,7 @@ class EventKind(IntEnum):
     WRITABLE = 3  # stream
     STOPPED = 4  # stream, code: the peer reads no more
     RESET = 5  # stream, code: the peer sends no more
-    FINISHED = 6  # stream: the peer has acknowledged everything up to our FIN
+    FINISHED = 6  # stream: the peer has acknowledged everything up to our FIN, or we gave it up
     STREAMS_AVAILABLE = 7
     REFUSED = 8  # cause, reason, final: a handshake failed; address says whose
     LOST = 9  # code, reason, by_peer, timed_out
