@@ -10,6 +10,7 @@ from pathlib import Path
 
 from outrelay.agent import app
 from outrelay.agent.options import AgentOptions, Consume, Expose
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.service import cause_of
@@ -33,8 +34,9 @@ SERVICE = "db"
 class Agent:
     """An agent that runs."""
 
-    def __init__(self, seen: Events) -> None:
+    def __init__(self, seen: Events, proof: Proof) -> None:
         self.seen = seen
+        self.proof = proof
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -106,8 +108,8 @@ class Place:
                 Expose(service=name, target=(HOST, port)) for name, port in (expose or {}).items()
             ),
         )
-        agent = Agent(self.seen)
-        work = app.serve(options, AGENT, expires, self.ways(dialer, tcp), agent.stop)
+        agent = Agent(self.seen, Proof(expires))
+        work = app.serve(options, AGENT, agent.proof, self.ways(dialer, tcp), agent.stop)
         agent.task = asyncio.get_running_loop().create_task(work, name="agent")
         try:
             yield agent

@@ -12,6 +12,7 @@ import pytest
 from outrelay.agent import app, streams
 from outrelay.agent.options import AgentOptions, Consume
 from outrelay.agent.session import uplink
+from outrelay.agent.session.proof import Proof
 from outrelay.agent.session.session import Session
 from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Refused, TransportError
 from outrelay.lib.identity.certs import Credentials
@@ -184,7 +185,7 @@ async def test_a_listener_that_cannot_be_had_ends_the_others(place: Place) -> No
             ),
         )
         with pytest.raises(ConfigError, match="Address already in use"):
-            await app.serve(options, AGENT, EXPIRES, place.ways(), asyncio.Event())
+            await app.serve(options, AGENT, Proof(EXPIRES), place.ways(), asyncio.Event())
         with pytest.raises(Refused):
             await connect(free)
 

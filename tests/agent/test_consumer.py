@@ -201,6 +201,19 @@ async def test_used_ids_are_not_drawn_for_ever(place: Place) -> None:
         await place.seen.wait("open refused", code=409)
 
 
+async def test_what_comes_before_ready_is_held_up_to_64_kib_and_then_not_read(place: Place) -> None:
+    async with place.consumer() as (agent, link):
+        with await agent.app() as app:
+            opened = await link.opened()
+            async with asyncio.TaskGroup() as group:
+                early = group.create_task(opened.stream.write(bytes(2 * 2**20)))
+                await everybody_waits()
+                assert not early.done()
+                await link.ready(opened.stream_id)
+                for _ in range(32):
+                    assert await app.read(65536) == bytes(65536)
+
+
 async def test_without_ready_from_a_plain_relay_a_stream_goes_on(place: Place) -> None:
     options = replace(OPTIONS, limits=Limits(ready=0.05))
     async with place.consumer(features=(), options=options) as (agent, link):

@@ -83,12 +83,24 @@ async def times(cli: Cli, *flags: str) -> list[int]:
         (("--caller", AGENT_B), [-5 * HOUR]),
         (("--target", "db", "--decision", "allow", "--stream-id", "00" * 8), [-1000, -2000]),
         (("--decision", "deny"), [-5 * HOUR]),
+        (("--target", "nobody"), []),
+        (("--stream-id", "0F" * 8), []),
     ],
 )
 async def test_query_filters_newest_first(
     cli: Cli, flags: tuple[str, ...], expected: list[int]
 ) -> None:
     assert await times(cli, *flags) == expected
+
+
+@pytest.mark.parametrize("command", ["query", "tail"])
+async def test_what_would_find_nothing_is_refused(cli: Cli, command: str) -> None:
+    """A caller by the beginning that tables show, and half a stream's id."""
+    short = AGENT_A.rpartition("/")[2].partition("-")[0]
+    for flags, fault in ((("--caller", short), "outrelay://"), (("--stream-id", "0f"), "16 hex")):
+        done = await cli.run("audit", command, *flags)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert fault in done.stderr
 
 
 async def test_json_has_every_field_in_words(cli: Cli) -> None:

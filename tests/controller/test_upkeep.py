@@ -11,7 +11,6 @@ from outrelay.controller import upkeep
 from outrelay.controller.registry.relays import DEAD_AFTER, Relays
 from outrelay.controller.store import AuditQuery, Bindings, Relay, Service, Store, open_store
 from outrelay.controller.upkeep import (
-    EXPIRED_RULES_KEPT_MS,
     every,
     forget_expired_rules,
     forget_old_events,
@@ -24,6 +23,7 @@ from tests.controller.live import AGENT_A
 from tests.lib.policy.rules import allow
 
 NOW = 10**12
+DAY_MS = 24 * 3600 * 1000
 
 
 async def stored(store: Store) -> list[int]:
@@ -59,8 +59,8 @@ async def test_expired_rules_go_a_day_later_and_watchers_hear_it(tmp_path: Path)
         for rule_id, expires in (("old", NOW), ("new", NOW + 2), ("never", 0)):
             await store.policies.add(allow(id=rule_id, expires_ms=expires))
         with store.policies.feed.subscribe(lambda _: True) as changes:
-            await forget_expired_rules(store.policies, lambda: NOW + EXPIRED_RULES_KEPT_MS)
-            await forget_expired_rules(store.policies, lambda: NOW + EXPIRED_RULES_KEPT_MS + 1)
+            await forget_expired_rules(store.policies, lambda: NOW + DAY_MS)
+            await forget_expired_rules(store.policies, lambda: NOW + DAY_MS + 1)
             assert [each.rule.id for each in (await anext(changes)).changes] == ["old"]
         left = await store.policies.snapshot("acme")
         assert {rule.id for rule in left.rules} == {"new", "never"}

@@ -21,6 +21,7 @@ from typing import Self
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.values import Address
 from tests.integration.peers import MIB, Handler, calling
 from tests.integration.world import APP, TENANT, World
@@ -195,14 +196,28 @@ class Mallories:
     async def silent(self, credentials: Credentials | None = None) -> AsyncIterator[AgentPeer]:
         """A connection of one, nothing said."""
         credentials = credentials or self.credentials()
-        endpoint = await QuicEndpoint.bind(
-            ("127.0.0.1", 0), credentials=credentials, trust=self._world.trust, accept_roles=()
-        )
+        async with self._dialler(credentials) as dialler:
+            relay = await self._relay.listening(carrier=self._carrier)
+            yield await AgentPeer.dial(dialler, relay, credentials.identity)
+
+    @property
+    def _carrier(self) -> str:
+        """What the world's consumer speaks."""
+        return self._world.carriers.consumer
+
+    @asynccontextmanager
+    async def _dialler(self, credentials: Credentials) -> AsyncIterator[QuicEndpoint | TcpDialer]:
+        trust = self._world.trust
+        if self._carrier == "tcp":
+            made: QuicEndpoint | TcpDialer = TcpDialer(credentials=credentials, trust=trust)
+        else:
+            made = await QuicEndpoint.bind(
+                ("127.0.0.1", 0), credentials=credentials, trust=trust, accept_roles=()
+            )
         try:
-            relay = await self._relay.listening()
-            yield await AgentPeer.dial(endpoint, relay, credentials.identity)
+            yield made
         finally:
-            await endpoint.close()
+            await made.close()
 
 
 class Crowd:

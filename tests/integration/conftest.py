@@ -5,7 +5,8 @@ All of it runs on one event loop for the whole session: a test module says
 
 Every test of a world runs over each carrier: in `make test` over QUIC, in `make test-all` over
 TCP as well. A module that says ``CARRIERS = ("quic", "tcp-quic")`` runs over those, each in
-`make test`. There is one shared world for each, from its first test to the end of the session.
+`make test`. There is one shared world for each, from its first test to the end of the session;
+``modules_world`` is one that only the tests of a module share.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ Worlds = Callable[[Carriers], Awaitable[World]]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "carriers" in metafunc.fixturenames:
         chosen = getattr(metafunc.module, "CARRIERS", CARRIERS)
-        metafunc.parametrize("carriers", chosen, indirect=True)
+        metafunc.parametrize("carriers", chosen, indirect=True, scope="module")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def carriers(request: pytest.FixtureRequest) -> Carriers:
     """What the agents of the world speak."""
     return Carriers.parse(request.param)
@@ -56,6 +57,16 @@ async def worlds(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worl
 async def world(worlds: Worlds, carriers: Carriers) -> World:
     """The world that tests share."""
     return await worlds(carriers)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def modules_world(
+    tmp_path_factory: pytest.TempPathFactory, carriers: Carriers
+) -> AsyncIterator[World]:
+    """A world for the tests of one module, which may leave it otherwise than it was."""
+    directory = tmp_path_factory.mktemp("world")
+    async with outrelay_world(directory, agent_flags=IMPATIENT, carriers=carriers) as world:
+        yield world
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -48,8 +48,12 @@ class Backend:
             yield backend
 
     @asynccontextmanager
-    async def serving(self, handler: Handler) -> AsyncIterator[None]:
+    async def serving(self, handler: Handler, patience: float = 10) -> AsyncIterator[None]:
         """Serve connections by ``handler``; at the end, wait for those that came.
+
+        Args:
+            handler: Serves one.
+            patience: Seconds to wait.
 
         Raises:
             Exception: What a handler raised.
@@ -60,7 +64,7 @@ class Backend:
         finally:
             self._handler = None
             running, self._running = self._running, set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience):
             await asyncio.gather(*running)
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:

@@ -12,7 +12,7 @@ import gc
 import time
 from asyncio import TaskGroup
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Sized
+from collections.abc import AsyncIterator, Iterator, Mapping, Sized
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -29,7 +29,7 @@ from outrelay.relay import app as relay
 from outrelay.relay.options import RelayOptions
 from tests.integration.peers import Backend, unused_port
 from tests.integration.traffic import Traffic, obedient
-from tests.integration.world import ALLOWED, APP, CONSUMED, DEAD, SECRET, write_pki
+from tests.integration.world import ALLOWED, APP, CONSUMED, DEAD, SECRET, Carriers, write_pki
 from tests.support.events import Events, events
 from tests.support.patience import PATIENCE
 from tests.support.processes import run
@@ -48,13 +48,13 @@ Census = Counter[str]
 
 
 async def test_nothing_is_left_of_streams_inside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carriers: Carriers
 ) -> None:
     monkeypatch.setattr(finished, "MOST", REMEMBERED)
     with events() as seen:
         async with (
             Backend.start() as backend,
-            all_in_one(tmp_path, backend.address, seen) as at,
+            all_in_one(tmp_path, backend.address, seen, carriers) as at,
             backend.serving(obedient),
         ):
             before, traffic = census(), Traffic(at)
@@ -124,7 +124,7 @@ class Files(NamedTuple):
 
 @asynccontextmanager
 async def all_in_one(
-    directory: Path, app: Address, seen: Events
+    directory: Path, app: Address, seen: Events, carriers: Carriers
 ) -> AsyncIterator[dict[str, Address]]:
     """Controller, relay and two agents; where the consumer listens, by service.
 
@@ -132,6 +132,7 @@ async def all_in_one(
         directory: An empty one.
         app: The backend's address.
         seen: What they log.
+        carriers: What the agents speak to the relay.
     """
     pki = directory / "pki"
     write_pki(pki)
@@ -142,9 +143,9 @@ async def all_in_one(
         at_controller = await _listening(seen, "listener", "tls")
         await _allow(at_controller, pki)
         group.create_task(relay.run(relay_options(at_controller, pki), stop), name="relay")
-        at_relay = await _listening(seen, "carrier", "quic")
         await seen.wait("policy loaded")
-        for each in agents_options(at_relay, app, pki):
+        doors = {each: await _listening(seen, "carrier", each) for each in set(carriers)}
+        for each in agents_options(doors, carriers, app, pki):
             group.create_task(agent.run(each, stop), name="agent")
         await seen.wait("ready", count=4)
         yield {name: await _listening(seen, "service", name) for name in CONSUMED}
@@ -161,18 +162,36 @@ def relay_options(at_controller: Address, pki: Path) -> RelayOptions:
     """Of a relay."""
     cert, key, ca = Files.of("relay", pki)
     controllers = (address_text(at_controller),)
-    return RelayOptions(listen=ANY, controllers=controllers, cert=cert, key=key, ca=ca)
+    return RelayOptions(
+        listen=ANY, listen_tcp=ANY, controllers=controllers, cert=cert, key=key, ca=ca
+    )
 
 
-def agents_options(at_relay: Address, app: Address, pki: Path) -> Iterator[AgentOptions]:
+def agents_options(
+    doors: Mapping[str, Address], carriers: Carriers, app: Address, pki: Path
+) -> Iterator[AgentOptions]:
     """Of the provider, and of the consumer."""
     targets = {APP: app, SECRET: app, DEAD: unused_port()}
     cert, key, ca = Files.of("agent-b", pki)
     expose = tuple(Expose(service=name, target=to) for name, to in targets.items())
-    yield AgentOptions(relays=(at_relay,), cert=cert, key=key, ca=ca, expose=expose)
+    relays, relays_tcp = _relays(carriers.provider, doors)
+    yield AgentOptions(
+        relays=relays, relays_tcp=relays_tcp, cert=cert, key=key, ca=ca, expose=expose
+    )
     cert, key, ca = Files.of("agent-a", pki)
     consume = tuple(Consume(service=name, bind=ANY) for name in CONSUMED)
-    yield AgentOptions(relays=(at_relay,), cert=cert, key=key, ca=ca, consume=consume)
+    relays, relays_tcp = _relays(carriers.consumer, doors)
+    yield AgentOptions(
+        relays=relays, relays_tcp=relays_tcp, cert=cert, key=key, ca=ca, consume=consume
+    )
+
+
+def _relays(
+    carrier: str, doors: Mapping[str, Address]
+) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    """What an agent is told that speaks one carrier: relays over QUIC, and over TCP."""
+    at = (doors[carrier],)
+    return ((), at) if carrier == "tcp" else (at, ())
 
 
 async def _listening(seen: Events, field: str, value: str) -> Address:

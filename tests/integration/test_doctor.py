@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from outrelay.lib.values import address_text
 from tests.integration.peers import unused_port
-from tests.integration.world import APP, World
+from tests.integration.world import APP, World, write_pki
 from tests.support.processes import Output, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def doctor(world: World, *flags: str, relay: str = "") -> Output:
-    relay = relay or await world.relay_address()
+    """What it says of a relay, or of several, over the carrier that the world's agents speak."""
+    relay = relay or await world.door()
+    flag = "--relay-tcp" if world.carriers.consumer == "tcp" else "--relay"
     credentials = world.credentials("agent-a")
-    return await run("outrelay-agent", "doctor", "--relay", relay, *credentials, *flags)
+    return await run("outrelay-agent", "doctor", flag, relay, *credentials, *flags)
 
 
 async def test_all_is_well(world: World) -> None:
@@ -43,14 +46,46 @@ async def test_a_relay_that_is_not_there_fails_with_advice(world: World) -> None
         if found["subject"].startswith("relay ")
     )
     assert relay["result"] == "fail"
-    assert "UDP" in relay["advice"]
+    assert {"quic": "UDP", "tcp": "TCP"}[world.carriers.consumer] in relay["advice"]
 
 
 async def test_one_relay_of_two_is_enough(world: World) -> None:
-    both = f"{address_text(unused_port())},{await world.relay_address()}"
+    both = f"{address_text(unused_port())},{await world.door()}"
     done = await doctor(world, relay=both)
     assert done.code == 0, done
     assert "warn  relay " in done.stdout
+
+
+async def test_one_carrier_of_two_is_enough(world: World) -> None:
+    """What is wrong with the other one is a warning, with what to do about it."""
+    flag = "--relay" if world.carriers.consumer == "tcp" else "--relay-tcp"
+    done = await doctor(world, flag, address_text(unused_port()))
+    assert done.code == 0, done
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] in (
+        ["ok", "warn", "->", "ok", "ok"],
+        ["ok", "ok", "warn", "->", "ok"],
+    )
+
+
+async def test_a_certificate_that_the_relay_does_not_take_is_told_of(
+    world: World, tmp_path: Path
+) -> None:
+    """By the doctor's own look at the files, and by what the relay says to them."""
+    others = tmp_path / "pki"
+    write_pki(others)
+    flag = "--relay-tcp" if world.carriers.consumer == "tcp" else "--relay"
+    done = await run(
+        *("outrelay-agent", "doctor", flag, await world.door()),
+        *world.credentials("agent-a", pki=others),
+    )
+    assert done.code == 1
+    certificate, advice, relay, hint = done.stdout.splitlines()
+    assert certificate.startswith("FAIL  certificate: does not lead to a CA we trust")
+    assert "the CA of --ca" in advice
+    assert relay.startswith("FAIL  relay ")
+    assert "refused by the peer" in relay
+    assert "--ca" in hint
 
 
 async def test_a_file_that_is_missing_is_a_fault_of_the_configuration(world: World) -> None:

@@ -9,8 +9,8 @@ reset: what could be a reason for that has tests of its own (``test_resume``).
 
 from __future__ import annotations
 
-import asyncio
 import random
+from asyncio import TaskGroup
 from functools import partial
 from pathlib import Path
 
@@ -36,10 +36,13 @@ async def test_every_byte_arrives_whatever_fails(
     names = [name for name in SETTINGS if chosen == [""] or name in chosen]
     whole = sum(SHARES[SETTINGS[name].relays] for name in names)
     shares = {name: -(-count * SHARES[SETTINGS[name].relays] // whole) for name in names}
-    faults = await asyncio.gather(
-        *(_play(name, f"{seed} {name}", share, tmp_path) for name, share in shares.items())
-    )
-    assert not any(faults), "\n".join(line for lines in faults for line in lines)
+    async with TaskGroup() as group:
+        playing = [
+            group.create_task(_play(name, f"{seed} {name}", share, tmp_path), name=name)
+            for name, share in shares.items()
+        ]
+    wrong = [line for each in playing for line in each.result()]
+    assert not wrong, "\n".join(wrong)
 
 
 async def _play(name: str, seed: str, count: int, directory: Path) -> list[str]:

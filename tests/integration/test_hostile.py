@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from asyncio import StreamReader, StreamWriter, TaskGroup
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -19,11 +17,11 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
-from outrelay.lib.values import Address
-from tests.integration.attackers import Crowd, Mallories, unnoticed, until_times
+from tests.integration.attackers import Mallories, unnoticed, until_times
 from tests.integration.peers import MIB
-from tests.integration.world import APP, IMPATIENT, SECRET, World, outrelay_world
+from tests.integration.world import APP, SECRET, World
 from tests.support.hostile_quic import Hello, Prober, is_retry
+from tests.support.hostile_tcp import client_hello
 from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, AgentPeer, accept, rejection
 
@@ -31,49 +29,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(modules_world: World) -> World:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
-        yield world
-
-
-# ---- datagrams of nobody -------------------------------------------------------------------
-
-
-async def test_100_000_random_datagrams(world: World) -> None:
-    target, mark = await world.relay.listening(), world.relay.mark()
-    async with unnoticed(world) as somebody:
-        await asyncio.to_thread(_send_noise, target, 100_000)
-        await somebody.go_on()
-        await until_times(world.relay, 10_000, "datagrams dropped", mark)  # the kernel drops, too
-
-
-def _send_noise(target: Address, number: int) -> None:
-    chance = random.Random(1)
-    noise = chance.randbytes(1 << 16)
-    heads = (b"", b"\x40", b"\xc0\x00\x00\x00\x01\x08", b"\xe0\x00\x00\x00\x01\x08", b"\xc0")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.9", 0))
-        for _ in range(number):
-            size, start = chance.randrange(1, 1400), chance.randrange(1 << 15)
-            sock.sendto(chance.choice(heads) + noise[start : start + size], target)
-
-
-async def test_10_000_first_packets_from_changing_addresses(world: World) -> None:
-    hello, chance = Hello(), random.Random(2)
-    with Crowd(await world.relay.listening()) as crowd:
-        async with unnoticed(world) as somebody:
-            for number in range(10_000):
-                address = ".".join(str(chance.randrange(1, 255)) for _ in range(3))
-                crowd.send(hello.initial(), f"127.{address}")
-                if number % 20 == 0:
-                    await asyncio.sleep(0)
-            await somebody.go_on(20)
-            async with Mallories(world).mallory():
-                pass  # whoever is right gets in
-    assert len(crowd.received) > 5_000
-    for address, size in crowd.received.items():
-        assert size <= 3 * crowd.sent[address] + 1200  # the last may begin below the bound
+    return modules_world
 
 
 # ---- silence -------------------------------------------------------------------------------
@@ -84,8 +42,9 @@ HELLO = orp.Hello(protocol_version="orp/1", agent_uri="outrelay://acme/agent/" +
 async def test_silence_in_every_place_ends_in_time(world: World) -> None:
     """Each of them takes as long as it may; all of them together no longer."""
     mark = world.relay.mark()
+    stop_half_way = _half_a_hello if world.carriers.consumer == "tcp" else _half_a_handshake
     async with unnoticed(world) as somebody, asyncio.timeout(2 * PATIENCE), TaskGroup() as group:
-        group.create_task(_handshakes_that_stop_half_way(world))
+        group.create_task(stop_half_way(world))
         group.create_task(_connections_without_hello(world))
         group.create_task(_streams_without_a_first_frame(world))
         group.create_task(_a_provider_that_never_answers(world))
@@ -97,8 +56,9 @@ async def test_silence_in_every_place_ends_in_time(world: World) -> None:
     await until_times(world.relay, 50, "stream refused", mark, code=504)
 
 
-async def _handshakes_that_stop_half_way(world: World) -> None:
-    hello, target = Hello(), await world.relay.listening()
+async def _half_a_handshake(world: World) -> None:
+    """Over QUIC, from three addresses."""
+    hello, target = Hello(), await world.relay.listening(carrier="quic")
     for source in ("127.0.0.20", "127.0.0.21", "127.0.0.22"):
         with Prober(target, source=source) as prober:
             for _ in range(150):
@@ -112,6 +72,22 @@ async def _handshakes_that_stop_half_way(world: World) -> None:
     async with Mallories(world).mallory():
         pass  # others get in meanwhile
     await world.relay.event("handshake refused", reason="no answer", timeout=PATIENCE)
+
+
+async def _half_a_hello(world: World) -> None:
+    """Over TCP, from three addresses."""
+    target = await world.relay.listening(carrier="tcp")
+    with ExitStack() as stack:
+        for source in ("127.0.0.20", "127.0.0.21", "127.0.0.22"):
+            for _ in range(80):  # more than a source may have under way
+                sock = socket.create_connection(target, source_address=(source, 0))
+                stack.enter_context(sock)
+                with suppress(ConnectionError):  # who is turned away
+                    sock.sendall(client_hello()[:50])
+        async with Mallories(world).mallory():
+            pass  # others get in meanwhile
+        late = "the handshake was not over in time"
+        await world.relay.event("handshake refused", reason=late, timeout=PATIENCE)
 
 
 async def _connections_without_hello(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest_asyncio
 from outrelay.lib.values import Address
 from tests.integration.attackers import GROWTH, Bystander, Watch, unnoticed, until_times
 from tests.integration.peers import MIB, abort, answer_to, calling, ping
-from tests.integration.world import ANY_PORT, APP, GHOST, IMPATIENT, SECRET, World, outrelay_world
+from tests.integration.world import ANY_PORT, APP, GHOST, SECRET, World
 from tests.support.patience import PATIENCE
 from tests.support.processes import Program
 
@@ -27,10 +27,9 @@ RST = b"\1\0\0\0\0\0\0\0"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(modules_world: World) -> World:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
-        yield world
+    return modules_world
 
 
 async def taken(reader: StreamReader, _: StreamWriter) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import random
 import socket
 import ssl
-from asyncio import TaskGroup
-from collections.abc import AsyncIterator
+from asyncio import StreamReader, StreamWriter, TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import grpc.aio
 import pytest
@@ -21,16 +22,20 @@ from outrelay.lib.identity.certs import load_credentials, load_trust
 from outrelay.lib.tasks import beside
 from tests.integration.attackers import GROWTH, Bystander, unnoticed
 from tests.integration.peers import MIB
-from tests.integration.world import ALLOWED, IMPATIENT, TENANT, World, outrelay_world
+from tests.integration.world import ALLOWED, ANY_PORT, IMPATIENT, TENANT, World, outrelay_world
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ADMIN = "admin.sock"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """A world of its own: what attacks leave is nobody else's."""
-    async with outrelay_world(tmp_path_factory.mktemp("hostile"), agent_flags=IMPATIENT) as world:
+    directory = tmp_path_factory.mktemp("hostile")
+    doors = ("--listen-plaintext", ANY_PORT, "--admin-socket", directory / ADMIN)
+    async with outrelay_world(directory, controller_flags=doors, agent_flags=IMPATIENT) as world:
         yield world
 
 
@@ -90,13 +95,29 @@ def tls(world: World, holder: str = "") -> ssl.SSLContext:
     return context
 
 
-async def throw(world: World, garbage: bytes, context: ssl.SSLContext | None) -> None:
+Door = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
+"""Connects to the controller, one way or another."""
+
+
+async def doors(world: World) -> list[Door]:
+    """All ways there are: as nobody, as somebody, as whoever is on the machine."""
+    host, port = await world.controller.listening()
+    connect = partial(asyncio.open_connection, host, port)
+    contexts = tls(world), tls(world, "agent-a"), tls(world, "operator")
+    admin = world.directory / ADMIN
+    assert await asyncio.to_thread(admin.is_socket)
+    return [
+        connect,
+        *(partial(connect, ssl=each, server_hostname=CONTROLLER_NAME) for each in contexts),
+        partial(asyncio.open_connection, *await world.controller.listening(listener="plaintext")),
+        partial(asyncio.open_unix_connection, admin),
+    ]
+
+
+async def throw(garbage: bytes, door: Door) -> None:
     """Send garbage to the controller and hear it out."""
-    name = CONTROLLER_NAME if context else None
     with suppress(OSError):
-        reader, writer = await asyncio.open_connection(
-            *await world.controller.listening(), ssl=context, server_hostname=name
-        )
+        reader, writer = await door()
         try:
             writer.write(garbage)
             async with asyncio.timeout(0.5):  # some of it leaves gRPC waiting for more
@@ -109,12 +130,11 @@ async def throw(world: World, garbage: bytes, context: ssl.SSLContext | None) ->
 
 
 async def test_garbage_at_the_controller(world: World) -> None:
-    contexts = [None, tls(world), tls(world, "agent-a"), tls(world, "operator")]
     async with unnoticed(world), caller(world) as somebody:
-        for context in contexts:
+        for door in await doors(world):
             async with TaskGroup() as group:
                 for garbage in GARBAGE.values():
-                    group.create_task(throw(world, garbage, context))
+                    group.create_task(throw(garbage, door))
             await somebody.go_on()
 
 

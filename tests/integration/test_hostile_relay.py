@@ -15,7 +15,7 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.values import address_text
 from tests.integration.attackers import GROWTH, Watch, until_times
 from tests.integration.peers import Backend
-from tests.integration.world import TENANT, write_pki
+from tests.integration.world import TENANT, Carriers, write_pki
 from tests.support import plain
 from tests.support.pki import agent_identity
 from tests.support.plain import Frames, PlainLink, PlainRelay, frame
@@ -27,20 +27,22 @@ SERVICE, MOST, STREAMS, PINGS = "files", 20, 900, 500
 CALLER = agent_identity(TENANT).uri
 
 
-async def test_a_relay_that_floods_a_provider(tmp_path: Path) -> None:
+async def test_a_relay_that_floods_a_provider(tmp_path: Path, carriers: Carriers) -> None:
     """With calls, with calls of nothing, and with control frames it cannot read."""
     write_pki(tmp_path)
     credentials = load_credentials(tmp_path / "relay.pem", tmp_path / "relay.key")
+    trust, carrier = load_trust(tmp_path / "ca.pem"), carriers.provider
+    flag = "--relay-tcp" if carrier == "tcp" else "--relay"
     backend = _Counted()
     async with (
         Backend.start() as server,
         server.serving(backend.serve),
-        PlainRelay.at(("127.0.0.1", 0), credentials, load_trust(tmp_path / "ca.pem")) as relay,
+        PlainRelay.at(("127.0.0.1", 0), credentials, trust, carrier=carrier) as relay,
         Programs() as programs,
     ):
         agent = await programs.start(
             "outrelay-agent",
-            *("--relay", address_text(relay.address), "--max-streams", str(MOST)),
+            *(flag, address_text(relay.address), "--max-streams", str(MOST)),
             *("--cert", tmp_path / "agent-b.pem", "--key", tmp_path / "agent-b.key"),
             *("--ca", tmp_path / "ca.pem", "--expose", f"{SERVICE}={address_text(server.address)}"),
         )

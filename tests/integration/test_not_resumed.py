@@ -203,3 +203,4 @@ async def test_an_agent_was_stopped(world: World) -> None:
         assert await world.provider.stop() == 0
     assert await why(world.provider, stream_id) == Why.STOPPED
     assert await why(world.consumer, stream_id) == Why.STOPPED
+    await audited(world, stream_id, "close", "DRAIN")

@@ -36,7 +36,7 @@ UP, DOWN = Payload(21, 4 * MIB), Payload(22, 4 * MIB)
 async def plain_agent(
     world: World, credentials: Credentials | None = None, *, odd: bool = False
 ) -> AsyncIterator[PlainAgent]:
-    """A plain agent of the world's tenant, connected for the length of the ``with``.
+    """A plain agent of the world's tenant, connected as the world's agents for the ``with``.
 
     Args:
         world: Where.
@@ -44,8 +44,9 @@ async def plain_agent(
         odd: It sets bits that mean nothing.
     """
     credentials = credentials or world.issue(agent_identity(TENANT))
-    relay = await world.relay.listening()
-    async with PlainAgent.at(relay, credentials, world.trust, odd=odd) as agent:
+    carrier = world.carriers.consumer
+    relay = await world.relay.listening(carrier=carrier)
+    async with PlainAgent.at(relay, credentials, world.trust, odd=odd, carrier=carrier) as agent:
         yield agent
 
 

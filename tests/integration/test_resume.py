@@ -11,6 +11,7 @@ import random
 import signal
 from asyncio import StreamReader, StreamWriter, TaskGroup
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import pytest
 
@@ -19,6 +20,7 @@ from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import calling, unused_port
 from tests.integration.world import APP, World
+from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -155,7 +157,14 @@ async def _until_reset(reader: StreamReader, _: StreamWriter) -> None:
         await reader.read()
 
 
-async def add_second(world: World) -> None:
+class Second(NamedTuple):
+    """A second relay, and how it is started again."""
+
+    relay: Program
+    start: Callable[[], Awaitable[Program]]
+
+
+async def add_second(world: World) -> Second:
     """A second relay, that the agents know of but have not met: the first was there before."""
     quic, tcp = address_text(unused_port()), address_text(unused_port())
     world.issue(Identity.parse("outrelay://local/relay/r2"), name="relay-2")
@@ -165,11 +174,16 @@ async def add_second(world: World) -> None:
         world.start_consumer(*flags[world.carriers.consumer]),
         world.start_provider(*flags[world.carriers.provider]),
     )
-    relay = await world.programs.start(
-        "outrelay-relay",
-        *("--listen", quic, "--listen-tcp", tcp),
-        *("--controller", await world.controller_address()),
-        *world.credentials("relay-2"),
-    )
-    await relay.event("ready")
-    await relay.event("policy loaded")
+
+    async def start() -> Program:
+        relay = await world.programs.start(
+            "outrelay-relay",
+            *("--listen", quic, "--listen-tcp", tcp),
+            *("--controller", await world.controller_address()),
+            *world.credentials("relay-2"),
+        )
+        await relay.event("ready")
+        await relay.event("policy loaded")
+        return relay
+
+    return Second(await start(), start)

@@ -17,7 +17,7 @@ from tests.integration.peers import answer_to, echo, unused_port
 from tests.integration.world import ANY_PORT, APP, TENANT, World
 from tests.support.http_proxy import HttpProxy
 from tests.support.pki import agent_identity
-from tests.support.processes import Program
+from tests.support.processes import Program, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CARRIERS = ("tcp",)
@@ -115,6 +115,25 @@ async def test_a_proxy_that_leads_nowhere_is_told_of(
         async with consumer(world, "--relay-tcp", NAME, "--http-proxy", url) as agent:
             line = await agent.event("no relay connected")
             assert f"{NAME} through the proxy {url}: the proxy: {words}" in str(line["error"])
+
+
+# --- the doctor ----------------------------------------------------------------------------
+
+
+async def test_what_is_no_relay_is_told_of(world: World) -> None:
+    told = {
+        address_text(world.web): ("no TLS 1.3 handshake", "check that a relay runs there"),
+        await world.controller_address(): (
+            "the other side does not speak orp/1 (ALPN)",
+            "check that a relay listens there",
+        ),
+    }
+    for address, words in told.items():
+        ways = ("doctor", "--relay-tcp", address, *world.credentials("agent-a"))
+        done = await run("outrelay-agent", *ways)
+        assert done.code == 1
+        for each in words:
+            assert each in done.stdout
 
 
 # --- strangers -----------------------------------------------------------------------------

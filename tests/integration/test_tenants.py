@@ -26,7 +26,7 @@ from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.values import Address, address_text
 from tests.integration.attackers import Mallories
 from tests.integration.peers import Backend, Handler, answer_to, echo
-from tests.integration.world import ALLOWED, ANY_PORT, APP, SECRET, TENANT, World, outrelay_world
+from tests.integration.world import ALLOWED, ANY_PORT, APP, SECRET, TENANT, World
 from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES, AgentPeer, accept, read_all, rejection
 from tests.support.pki import agent_identity
@@ -62,12 +62,10 @@ class Neighbours:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def neighbours(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Neighbours]:
+async def neighbours(modules_world: World) -> AsyncIterator[Neighbours]:
     """The world, and globex in it."""
-    async with (
-        outrelay_world(tmp_path_factory.mktemp("tenants")) as world,
-        Backend.start() as backend,
-    ):
+    world = modules_world
+    async with Backend.start() as backend:
         operator = Identity(realm=GLOBEX, role=Role.OPERATOR, name="admin")
         world.issue(operator, name=OPERATOR)
         await world.allow(ALLOWED, holder=OPERATOR)

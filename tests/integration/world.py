@@ -85,6 +85,8 @@ class World:
     """What the agents speak to the relay."""
     relay_flags: Sequence[str | Path] = ()
     """What the relay is told beside what it needs."""
+    controller_flags: Sequence[str | Path] = ()
+    """What the controller is."""
     agent_flags: Sequence[str] = ()
     """What agents are."""
     at: dict[str, Address] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class World:
             "outrelay-controller",
             *("--listen", listen, "--db", self.directory / "controller.db"),
             *self.credentials("controller"),
+            *self.controller_flags,
         )
         await self.controller.event("ready")
 
@@ -275,6 +278,7 @@ class World:
 async def outrelay_world(
     directory: Path,
     *relay_flags: str | Path,
+    controller_flags: Sequence[str | Path] = (),
     agent_flags: Sequence[str] = (),
     carriers: Carriers = QUIC,
 ) -> AsyncIterator[World]:
@@ -283,6 +287,7 @@ async def outrelay_world(
     Args:
         directory: An empty one.
         relay_flags: What the relay is told beside what it needs.
+        controller_flags: What the controller is.
         agent_flags: What the agents are.
         carriers: What they speak to the relay.
     """
@@ -295,6 +300,7 @@ async def outrelay_world(
                 backend=backend,
                 web=web,
                 relay_flags=relay_flags,
+                controller_flags=controller_flags,
                 agent_flags=agent_flags,
                 carriers=carriers,
             )

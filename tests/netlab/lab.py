@@ -117,6 +117,11 @@ class Router(Host):
             rule = f"add rule inet lab forward ip {side} {host.address} meta l4proto udp drop"
             self._nft(rule)
 
+    def narrow(self, host: Host, mtu: int) -> None:
+        """Let the link to ``host`` carry no larger packets, as a tunnel's does."""
+        self.ip(f"link set {_link_to(host)} mtu {mtu}")
+        host.ip(f"link set {LINK} mtu {mtu}")
+
     def pass_all(self) -> None:
         """Forward everything again."""
         self._nft("flush chain inet lab forward")

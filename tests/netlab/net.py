@@ -7,7 +7,7 @@ import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.peers import Backend, Handler, echo_until_cut, ping
@@ -23,7 +23,7 @@ HERE = "127.0.0.1"
 CARRIERS = ("quic", "tcp")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Net:
     """Three hosts around a router: the hub with controller and relay, a provider, a consumer."""
 
@@ -33,6 +33,8 @@ class Net:
     consumer: Host
     programs: Programs
     pki: Path
+    serving: Program = field(init=False)
+    """The agent beside the backend."""
 
     async def agent(
         self, host: Host, holder: str, *flags: str, carriers: Sequence[str] = CARRIERS
@@ -82,18 +84,23 @@ class Net:
 
 
 @asynccontextmanager
-async def network(lab: Lab, folder: Path, handler: Handler = echo_until_cut) -> AsyncIterator[Net]:
+async def network(
+    lab: Lab, folder: Path, handler: Handler = echo_until_cut, *, passes_udp: bool = True
+) -> AsyncIterator[Net]:
     """Everything but the consumer's agent.
 
     Args:
         lab: An empty one.
         folder: The same.
         handler: Serves the backend's connections.
+        passes_udp: Whether the agents' hosts may send and get UDP.
     """
     pki = folder / "pki"
     write_pki(pki)
     wan = lab.router("wan")
     hub, provider, consumer = (lab.host(name, wan) for name in ("hub", "provider", "consumer"))
+    for host in () if passes_udp else (provider, consumer):
+        wan.drop_udp(host)
     with provider.inside():
         listening = socket.create_server((provider.address, PORT))
     async with (
@@ -125,5 +132,6 @@ async def network(lab: Lab, folder: Path, handler: Handler = echo_until_cut) -> 
         )
         await relay.event("ready")
         expose = f"--expose={SERVICE}={provider.address}:{PORT}"
-        await (await net.agent(provider, "agent-b", expose)).event("ready")
+        net.serving = await net.agent(provider, "agent-b", expose)
+        await net.serving.event("ready")
         yield net

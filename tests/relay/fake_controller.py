@@ -86,6 +86,9 @@ class FakeController:
     loses_answers: bool
     """Whether the next batch is stored without saying so."""
 
+    time_ms: int
+    """What time it is, as it says to who beats; 0: it does not say."""
+
     def __init__(self, target: str) -> None:
         self.target = target
         self.calls = Calls()
@@ -97,6 +100,7 @@ class FakeController:
         self.rows = []
         self.plain = False
         self.loses_answers = False
+        self.time_ms = 0
         self._watchers: defaultdict[str, set[asyncio.Queue[Message | None]]] = defaultdict(set)
 
     @asynccontextmanager
@@ -170,6 +174,8 @@ class FakeController:
             answered = response()
             if isinstance(answered, registry_pb2.ResolveResponse):
                 answered.providers.extend(self.rows)
+            if isinstance(answered, registry_pb2.UpsertRelayResponse):
+                answered.server_time_unix_ms = self.time_ms
             return answered
 
         return grpc.unary_unary_rpc_method_handler(

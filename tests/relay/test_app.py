@@ -275,6 +275,18 @@ async def test_running_streams_may_finish_and_nobody_new_is_let_in(tmp_path: Pat
         ]
 
 
+async def test_a_relay_that_drains_tells_the_controller_at_once(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path) as fake:
+        pki = TestPki()
+        options = replace(options_for(tmp_path, pki.relay(), pki), allow_all=True)
+        async with running(options, fake.target) as relay:
+            await relay.seen.wait("heartbeat taken")
+            relay.stop.set()
+            await relay.task
+        beats = fake.calls.of("UpsertRelay", registry_pb2.UpsertRelayRequest)
+    assert [each.draining for each in beats] == [False, True]
+
+
 async def test_who_waits_for_the_other_half_of_a_stream_is_sent_elsewhere(tmp_path: Path) -> None:
     async with world(tmp_path, drain=3600.0) as made:
         line = await spliced(made)

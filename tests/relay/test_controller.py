@@ -13,6 +13,7 @@ from outrelay.lib.errors import ConfigError, ControlError
 from outrelay.lib.tasks import beside
 from outrelay.relay.controller import Answers, Controller, Services, follow
 from tests.relay.fake_controller import FakeController, fake_controller
+from tests.support.pki import TestPki
 
 
 async def beat(controller: Controller, timeout: float = 5.0) -> None:
@@ -163,6 +164,17 @@ async def test_a_watch_that_hung_on_a_dead_line_begins_again(tmp_path: Path) -> 
             await controller.renew_after(ControlError("DEADLINE_EXCEEDED", "silent"))
 
             await follower.until(["open", "lost", "open"])
+
+
+async def test_a_line_in_plaintext_has_nothing_to_show(tmp_path: Path) -> None:
+    async with fake_controller(tmp_path) as fake, fake.line() as controller:
+        follower = Follower()
+        async with beside(follow(controller, follower), name="follow"):
+            await fake.calls.number("Watch directory", 1)
+            await controller.show(TestPki().relay())
+            await fake.tell("directory", registry.WatchEvent(service_name="a"))
+
+            await follower.until(["open", "a"])
 
 
 async def test_a_watch_is_tried_until_the_controller_is_there(tmp_path: Path) -> None:

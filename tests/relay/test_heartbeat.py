@@ -13,7 +13,7 @@ from outrelay.relay.controller import Controller, follow
 from outrelay.relay.directory import Directory
 from outrelay.relay.directory_watch import DirectoryWatch
 from outrelay.relay.edge.session import Roster
-from outrelay.relay.heartbeat import Heartbeat
+from outrelay.relay.heartbeat import MOST_SKEW, Heartbeat, skew_of
 from outrelay.relay.registrations import Registrations
 from tests.relay.fake_controller import fake_controller
 
@@ -66,6 +66,32 @@ async def test_a_refusal_is_logged_once_and_tried_again(
             await fake.calls.number("UpsertRelay", 6)
     assert caplog.text.count("heartbeat not taken") == 1
     assert caplog.text.count("heartbeat taken") == 1
+
+
+async def test_a_clock_that_differs_is_told_of_once_until_it_is_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1_000_000
+    said = iter((0, now, now + MOST_SKEW, now + MOST_SKEW + 1, now + 9_000, now, now - 6_000, now))
+    async with fake_controller(tmp_path) as fake, fake.line() as controller:
+
+        def next_time() -> registry.UpsertRelayRequest:
+            fake.time_ms = next(said, now)
+            return State().describe()
+
+        heartbeat = Heartbeat(controller, next_time, interval=0.01, now_ms=lambda: now)
+        async with beside(heartbeat.run(), name="heartbeat"):
+            await fake.calls.number("UpsertRelay", 9)
+    told = [line for line in caplog.messages if "clocks differ" in line]
+    assert ["'ahead_seconds': 5.0" in told[0], "'ahead_seconds': -6.0" in told[1]] == [True, True]
+    assert len(told) == 2
+
+
+def test_what_a_slow_answer_explains_is_no_skew() -> None:
+    sent, received = 1_000, 9_000
+    assert [skew_of(theirs, sent, received) for theirs in (1_000, 5_000, 9_000)] == [0, 0, 0]
+    assert skew_of(10_000, sent, received) == 1_000
+    assert skew_of(500, sent, received) == -500
 
 
 async def test_it_finds_the_controller_that_answers(tmp_path: Path) -> None:

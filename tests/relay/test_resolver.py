@@ -129,11 +129,16 @@ async def test_questions_and_answers_are_few(
         first = spawn(group, made.relays("one"), name="first")
         await made.fake.calls.number("Resolve", 1)
         assert await made.relays("two") == set()
-        assert made.asked == ["acme/one"]
+        other = spawn(group, made.relays("two", tenant="globex"), name="of another tenant")
+        await made.fake.calls.number("Resolve", 2)
+        assert made.asked == ["acme/one", "globex/two"]
+        other.cancel()
         first.cancel()
-        await asyncio.wait([first])
+        await asyncio.wait([first, other])
 
         made.fake.silent = False
+        await made.relays("a", tenant="globex")
         for name in "abcbca":
             await made.relays(name)
-        assert [name[-1] for name in made.asked[1:]] == ["a", "b", "c", "a"]
+        await made.relays("a", tenant="globex")  # what another tenant was told is not forgotten
+        assert made.asked[2:] == ["globex/a", "acme/a", "acme/b", "acme/c", "acme/a"]

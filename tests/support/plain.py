@@ -2,7 +2,8 @@
 
 Nothing here comes from our codec or our messages: the header of 8 bytes is packed and the
 fields of protobuf are encoded below, so that what both sides of ours might get wrong alike
-is seen. Carriers are ours; a *plain* peer differs in what it says on them.
+is seen. Carriers are ours; a *plain* peer differs in what it says on them. Over TCP it knows
+nothing of notes either (``without_notes``): a reset has no code, and ends both directions.
 
     async with PlainRelay.at(("127.0.0.1", 0), credentials, trust) as relay:
         ...                             # agents of ours connect, register, call each other
@@ -20,15 +21,21 @@ import asyncio
 import struct
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
 
 from outrelay.lib.errors import Closed, ErrorCode, Reset, TransportError
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
-from outrelay.lib.transport.carrier import Address, Connection, Stream
+from outrelay.lib.transport.carrier import Address, Connection, Listener, Stream
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engines import EngineChoice
+from outrelay.lib.transport.tcp import pulse, yamux
+from outrelay.lib.transport.tcp.dialer import TcpDialer
+from outrelay.lib.transport.tcp.listener import TcpListener
+from outrelay.lib.transport.tcp.yamux_frames import GO_AWAY, NORMAL, SESSION, header
 
 HELLO, HELLO_ACK, REGISTER, REGISTER_ACK = 0x001, 0x002, 0x003, 0x004
 OPEN_STREAM, INCOMING_STREAM, STREAM_ACCEPT, STREAM_REJECT = 0x010, 0x011, 0x012, 0x013
@@ -150,6 +157,18 @@ class Frames:
         return int.from_bytes(self._data[4:8], "big")
 
 
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Have yamux's sessions of this process be as others make them, for the ``with``."""
+    gone = header(GO_AWAY, 0, SESSION, NORMAL)
+    with (
+        patch.object(pulse, "HELLO", 0),
+        patch.object(yamux, "HELLO", -1),
+        patch.object(yamux, "farewell", lambda *_: gone),
+    ):
+        yield
+
+
 async def pass_on(data: bytes, source: Stream, sink: Stream) -> None:
     """Copy one direction to its end, ``data`` first."""
     try:
@@ -193,7 +212,7 @@ class PlainRelay:
         ready: STREAM_READY waits for this event.
     """
 
-    def __init__(self, endpoint: QuicEndpoint) -> None:
+    def __init__(self, listener: Listener) -> None:
         self.deaf_to: set[str] = set()
         self.announces = True
         self.keeps_ids = True
@@ -202,34 +221,33 @@ class PlainRelay:
         self.ready.set()
         self.links: list[PlainLink] = []
         """Every connection so far."""
-        self._endpoint = endpoint
+        self._listener = listener
         self._providers: dict[str, PlainLink] = {}
         self._changed = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
     async def at(
-        cls, address: Address, credentials: Credentials, trust: Trust
+        cls, address: Address, credentials: Credentials, trust: Trust, *, carrier: str = "quic"
     ) -> AsyncIterator[PlainRelay]:
         """A relay that listens, for the length of the ``with``."""
-        endpoint = await QuicEndpoint.bind(
-            address,
-            credentials=credentials,
-            trust=trust,
-            accept_roles={Role.AGENT},
-            engine=EngineChoice.AIOQUIC,
-        )
-        relay = cls(endpoint)
-        async with TaskGroup() as group:
-            serving = group.create_task(relay._run())
-            yield relay
-            serving.cancel()
-        await endpoint.close()
+        kind = TcpListener if carrier == "tcp" else QuicEndpoint
+        with without_notes():
+            engine: Any = {} if carrier == "tcp" else {"engine": EngineChoice.AIOQUIC}
+            listener = await kind.bind(
+                address, credentials=credentials, trust=trust, accept_roles={Role.AGENT}, **engine
+            )
+            relay = cls(listener)
+            async with TaskGroup() as group:
+                serving = group.create_task(relay._run())
+                yield relay
+                serving.cancel()
+            await listener.close()
 
     @property
     def address(self) -> Address:
         """Where it listens."""
-        return self._endpoint.address
+        return self._listener.address
 
     @property
     def heard(self) -> list[list[int]]:
@@ -245,7 +263,7 @@ class PlainRelay:
     async def _run(self) -> None:
         async with TaskGroup() as group:
             while True:
-                group.create_task(self._serve(await self._endpoint.accept()))
+                group.create_task(self._serve(await self._listener.accept()))
 
     async def _serve(self, connection: Connection) -> None:
         with suppress(TransportError):
@@ -344,7 +362,13 @@ class PlainAgent:
     @classmethod
     @asynccontextmanager
     async def at(
-        cls, relay: Address, credentials: Credentials, trust: Trust, *, odd: bool = False
+        cls,
+        relay: Address,
+        credentials: Credentials,
+        trust: Trust,
+        *,
+        odd: bool = False,
+        carrier: str = "quic",
     ) -> AsyncIterator[PlainAgent]:
         """An agent whose HELLO has been answered, connected for the length of the ``with``.
 
@@ -353,24 +377,15 @@ class PlainAgent:
             credentials: The agent's.
             trust: Whom the relay's certificate must come from.
             odd: Set bits that mean nothing.
+            carrier: What it speaks.
         """
-        endpoint = await QuicEndpoint.bind(
-            ("127.0.0.1", 0),
-            credentials=credentials,
-            trust=trust,
-            accept_roles=(),
-            engine=EngineChoice.AIOQUIC,
-        )
-        try:
-            connection = await endpoint.dial(relay, roles={Role.RELAY})
+        async with _connected(relay, credentials, trust, carrier) as connection:
             agent = cls(connection, await connection.open_stream())
             hello = {1: "orp/1", 2: credentials.identity.uri}
             await agent.control.write(frame(HELLO, hello, odd=odd))
             ack = await agent.frames.expect(HELLO_ACK)
             assert 3 not in ack.fields, "features nobody offered"
             yield agent
-        finally:
-            await endpoint.close()
 
     async def register(self, service: str, *, odd: bool = False) -> None:
         """REGISTER, and the next frame is its acknowledgement."""
@@ -399,6 +414,28 @@ class PlainAgent:
         """The next stream the relay opens, and its first frame."""
         stream = await self.connection.accept_stream()
         return stream, await Frames(stream).expect(INCOMING_STREAM)
+
+
+@asynccontextmanager
+async def _connected(
+    relay: Address, credentials: Credentials, trust: Trust, carrier: str
+) -> AsyncIterator[Connection]:
+    """A connection to a relay, for the length of the ``with``."""
+    with without_notes():
+        if carrier == "tcp":
+            dialer: TcpDialer | QuicEndpoint = TcpDialer(credentials=credentials, trust=trust)
+        else:
+            dialer = await QuicEndpoint.bind(
+                ("127.0.0.1", 0),
+                credentials=credentials,
+                trust=trust,
+                accept_roles=(),
+                engine=EngineChoice.AIOQUIC,
+            )
+        try:
+            yield await dialer.dial(relay, roles={Role.RELAY})
+        finally:
+            await dialer.close()
 
 
 async def accept(stream: Stream, early: bytes = b"") -> None:

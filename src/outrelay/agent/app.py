@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
 
+from outrelay.agent.carriers import open_carriers
 from outrelay.agent.consumer import Consumer
 from outrelay.agent.intercept.explicit import ExplicitListener
 from outrelay.agent.options import AgentOptions
@@ -23,25 +24,24 @@ from outrelay.agent.provider import Provider
 from outrelay.agent.resume.finished import Finished
 from outrelay.agent.resume.lasting import Lasting
 from outrelay.agent.resume.rings import Rings
+from outrelay.agent.session.proof import Proof
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.errors import ConfigError, IdentityError
-from outrelay.lib.identity.certs import Credentials, Trust, load_credentials, load_trust
+from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
 from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.identity.verify import Usage
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
-from outrelay.lib.tasks import spawn
-from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.renewal import Renewal
+from outrelay.lib.tasks import beside, spawn
 from outrelay.lib.transport.quic.engines import chosen
-from outrelay.lib.transport.tcp.dialer import TcpDialer, through_proxies
 from outrelay.lib.transport.tcp.proxy import find_proxies
-from outrelay.lib.transport.ways import Carrier, Ways
+from outrelay.lib.transport.ways import Ways
 
 log = logs.get_logger(__name__)
-
-ANYWHERE = ("::", 0)
 
 
 async def run(options: AgentOptions, stop: asyncio.Event) -> None:
@@ -53,29 +53,24 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
     """
     credentials, trust = load_identity(options), load_trust(options.ca)
     log.info("packet engine chosen", engine=chosen(options.quic_engine))
-    async with open_ways(options, credentials, trust) as ways:
-        await serve(options, credentials.identity, credentials.expires, ways, stop)
+    async with open_carriers(options, credentials, trust) as carriers:
+        proof = Proof(credentials.expires)
 
+        async def show(renewed: Credentials) -> None:
+            carriers.show(renewed)
+            proof.renew(renewed.expires)
 
-@asynccontextmanager
-async def open_ways(
-    options: AgentOptions, credentials: Credentials, trust: Trust
-) -> AsyncIterator[Ways]:
-    """Both carriers, ready to dial."""
-    proxies = find_proxies(options.http_proxy, os.environ)
-    quic = await QuicEndpoint.bind(
-        ANYWHERE,
-        credentials=credentials,
-        trust=trust,
-        accept_roles=frozenset(),
-        engine=options.quic_engine,
-    )
-    tcp = TcpDialer(credentials=credentials, trust=trust)
-    try:
-        yield Ways({Carrier.QUIC: quic, Carrier.TCP: tcp}, detour=through_proxies(tcp, proxies))
-    finally:
-        await tcp.close()
-        await quic.close()
+        renewal = Renewal(
+            credentials,
+            partial(load_identity, options),
+            cert=options.cert,
+            key=options.key,
+            ca=options.ca,
+            usage=Usage.CLIENT,
+            show=show,
+        )
+        async with beside(renewal.run(), name="agent: look at the certificate"):
+            await serve(options, credentials.identity, proof, carriers.ways, stop)
 
 
 def check(options: AgentOptions) -> Iterable[str]:
@@ -114,7 +109,7 @@ def load_identity(options: AgentOptions) -> Credentials:
 async def serve(
     options: AgentOptions,
     identity: Identity,
-    expires: float,
+    proof: Proof,
     ways: Ways,
     stop: asyncio.Event,
 ) -> None:
@@ -123,7 +118,7 @@ async def serve(
     Args:
         options: Everything the command line says.
         identity: Ours.
-        expires: When our certificate ends, seconds since the epoch.
+        proof: Our certificate, and whether it was renewed.
         ways: Connect to relays.
         stop: Set when it is time to wind down.
     """
@@ -143,7 +138,7 @@ async def serve(
             uplink = Uplink(
                 options,
                 identity=identity,
-                expires=expires,
+                proof=proof,
                 ways=ways,
                 take=lambda *stream: provider.take(*stream),  # noqa: PLW0108 - it is made below
                 called=finished.called,

@@ -12,14 +12,17 @@ from outrelay.lib.errors import RejectCode
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.policy import REGISTER
 
-FOR_RELAY = "relay and agent need one CA: check --cert, --key, --ca and --server-name"
-"""When relay and agent do not accept each other's certificates."""
+FOR_RELAY = (
+    "check that a relay listens there; it and the agent need one CA:"
+    " check --cert, --key, --ca and --server-name"
+)
+"""When relay and agent do not accept each other's certificates, or it is no relay."""
 
 FOR_HELLO = "ask whoever runs the relay"
 """When the relay took the certificate, but not the agent; it has said why."""
 
 FOR_EXPIRED = (
-    "this agent's certificate has ended: put a new one into --cert and --key, and start it again"
+    "this agent's certificate has ended: put a new one into --cert and --key, it will be noticed"
 )
 """When it is in vain to connect whatever the relay says."""
 

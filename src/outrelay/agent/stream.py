@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from outrelay.agent.bridge import Bridge, Counts
@@ -45,6 +45,7 @@ from outrelay.lib.orp.frame import FrameDecoder
 from outrelay.lib.orp.fsm import StreamInput, StreamState, next_state
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.resume.state import Checkpoint
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.frames import message_of
@@ -200,10 +201,11 @@ class AgentStream:
         """
         metrics = self._metrics
         bridge = self._bridge(sock, watch, lasting)
-        line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
+        side = self.side.name.lower()
+        line = log.bind(stream_id=self.name, side=side, service=self.service, peer=self.peer)
         if self.method:
             line = line.bind(method=self.method)
-        line.info("stream opened", side=self.side.name.lower())
+        line.info("stream opened")
         metrics.opened.inc()
         ending = FINISHED
         try:
@@ -211,7 +213,7 @@ class AgentStream:
                 await bridge.run()
             close(sock)
         except (TransportError, ProtocolError, ResumeError, OSError, CancelledError) as error:
-            ending = _ending(error, self.side)
+            ending = self._ending(error)
             self.advance(StreamInput.RESET)
             bridge.abandon(ending.code)
             abort(sock)
@@ -222,9 +224,16 @@ class AgentStream:
             up, down = bridge.sent, bridge.received
             if self.side is Side.PROVIDER:
                 up, down = down, up
-            if why := ending.why or (self._why_not if ending.code is ErrorCode.LEG_LOST else None):
-                line = line.bind(why=why)
+            if ending.why:
+                line = line.bind(why=ending.why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+
+    def _ending(self, error: BaseException) -> Ending:
+        """What ``error`` has made of the stream: not every one outlives its connection."""
+        ending = _ending(error, self.side)
+        if self._why_not and ending.code is ErrorCode.LEG_LOST:
+            return replace(ending, code=ErrorCode.NOT_RESUMABLE, why=self._why_not)
+        return ending
 
     def leave_leg(self, lasting: Lasting) -> bool:
         """Go on without the leg that was lost before STREAM_READY, if that is possible.
@@ -238,6 +247,13 @@ class AgentStream:
         self._is_lost = True
         self.advance(StreamInput.SPLICE)
         return True
+
+    def give_up(self, lasting: Lasting) -> None:
+        """Leave a stream that is not carried yet; a provider that keeps it for us is told."""
+        self.abandon(ErrorCode.CANCELLED)
+        lasting.finished.add(
+            self._claim(), Checkpoint(my_position=0, peer_ack_position=0), ErrorCode.CANCELLED
+        )
 
     def abandon(self, code: ErrorCode) -> None:
         """End both directions of a stream that is not carried yet."""

@@ -9,6 +9,7 @@ Source: commands.md, outrelay-cli.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -96,13 +97,35 @@ def audit() -> None:
     """What happened to the streams."""
 
 
+def _is_uri(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """A whole URI: by its beginning, as tables show it, nothing would be found."""
+    if value:
+        try:
+            Identity.parse(value)
+        except IdentityError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
+
+
+def _is_stream_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value and not re.fullmatch("[0-9a-fA-F]{16}", value):
+        raise click.BadParameter(f"{value!r} is not a stream's id: 16 hex digits")
+    return value.lower()
+
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def filters(function: Function) -> Function:
     """The flags that say which events are meant."""
     flags = (
-        click.option("--caller", default="", show_default="any", help="URI of the calling agent."),
+        click.option(
+            "--caller",
+            default="",
+            callback=_is_uri,
+            show_default="any",
+            help="URI of the calling agent, as --output json shows it.",
+        ),
         click.option("--target", default="", show_default="any", help="Service that was called."),
         click.option(
             "--decision",
@@ -111,7 +134,11 @@ def filters(function: Function) -> Function:
             help="What policy said.",
         ),
         click.option(
-            "--stream-id", default="", show_default="any", help="One stream, 16 hex digits."
+            "--stream-id",
+            default="",
+            callback=_is_stream_id,
+            show_default="any",
+            help="One stream, 16 hex digits.",
         ),
     )
     for flag in reversed(flags):
@@ -127,7 +154,7 @@ def _request(
         caller=caller,
         target=target,
         decision=DECISIONS[decision] if decision else policy_pb2.DECISION_UNSPECIFIED,
-        stream_id=stream_id.lower(),
+        stream_id=stream_id,
     )
 
 
@@ -214,7 +241,7 @@ async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGen
         try:
             async with session.channel() as channel:
                 call = AuditStub(channel).Query(request)
-                if await call.initial_metadata():  # empty where nobody answered
+                if await call.initial_metadata() or await call.trailing_metadata():  # an answer
                     if away:
                         _say("the controller is back")
                     begun, away = True, False

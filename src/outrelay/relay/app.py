@@ -14,14 +14,17 @@ from asyncio import Task, TaskGroup
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from outrelay.lib.checks import faults_of
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
 from outrelay.lib.identity.uri import Role
+from outrelay.lib.identity.verify import Usage
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RelayMetrics, new_registry
+from outrelay.lib.renewal import Renewal
 from outrelay.lib.tasks import beside, spawn
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
@@ -75,9 +78,24 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         ) as controller,
     ):
         relay_id = options.relay_id or credentials.identity.name
+
+        async def show(renewed: Credentials) -> None:
+            doors.show(renewed)
+            await controller.show(renewed)
+
+        renewal = Renewal(
+            credentials,
+            partial(_load_identity, options),
+            cert=options.cert,
+            key=options.key,
+            ca=options.ca,
+            usage=Usage.SERVER,
+            show=show,
+        )
         with _open_spool(options) as disk:
             relay = Relay(options, relay_id, controller, metrics, disk=disk)
-            await relay.serve(doors, stop)
+            async with beside(renewal.run(), name="relay: look at the certificate"):
+                await relay.serve(doors, stop)
 
 
 def check(options: RelayOptions) -> Iterable[str]:
@@ -237,7 +255,7 @@ class Relay:
             async with asyncio.timeout(self._options.drain):
                 await self._wait_unused()
         except TimeoutError:
-            log.warning("streams are cut off", streams=len(self._pairs))
+            log.warning("streams cut off", streams=len(self._pairs))
 
     async def _wait_unused(self) -> None:
         """Wait until nothing is spliced, and agents that can go elsewhere have gone."""

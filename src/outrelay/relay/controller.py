@@ -151,10 +151,14 @@ class Controller:
         others = error.status == "UNAVAILABLE" and len(self._targets) > 1
         if not (silent or others):
             return
-        old = self._channel
         self._turn += 1
-        self._connect()
-        await old.close()
+        await self._renew()
+
+    async def show(self, credentials: Credentials) -> None:
+        """Make the line anew with other credentials; one in plaintext stays as it is."""
+        if self._credentials:
+            self._credentials = credentials
+            await self._renew()
 
     async def call(
         self, call: Callable[[Services, float], Awaitable[T]], *, timeout: float = CALL_TIMEOUT
@@ -189,6 +193,11 @@ class Controller:
             finally:
                 call.cancel()
         raise ControlError("UNAVAILABLE", "ended the stream of events", controller=target)
+
+    async def _renew(self) -> None:
+        old = self._channel
+        self._connect()
+        await old.close()
 
     def _connect(self) -> None:
         self._channel = open_channel(self.target, credentials=self._credentials, trust=self._trust)

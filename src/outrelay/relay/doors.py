@@ -52,11 +52,21 @@ class Doors:
         self.tcp_endpoint = address_text(advertise_tcp or tcp.address) if tcp else ""
         """The same over TCP; empty: nowhere."""
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` to whoever comes in from now on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
+        for listener in reversed(self.listeners.values()):  # that of tcp may raise
+            listener.show(credentials)
+
     def announce(self) -> None:
         """Log where agents may come in."""
         for carrier, listener in self.listeners.items():
-            how = {"engine": self._engine} if self._engine and carrier is Carrier.QUIC else {}
-            log.info("listening", address=address_text(listener.address), carrier=carrier, **how)
+            log.info("listening", address=address_text(listener.address), carrier=carrier)
+        if self._engine:
+            log.info("packet engine chosen", engine=self._engine)
 
     async def close(self) -> None:
         """Close all of them, and what they accepted."""

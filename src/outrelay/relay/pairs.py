@@ -73,6 +73,7 @@ class Pairs:
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
         self._pairs: dict[tuple[str, int], Pair] = {}
+        self._sought: set[tuple[str, int]] = set()
         self._ended = Ended()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,7 +99,23 @@ class Pairs:
         """Raise StreamRejected (429, 409) when there is no place for ``call``."""
         self._quota.check(call.caller, call.tenant)
         if (call.tenant, call.stream_id) in self._pairs:
-            raise StreamRejected(RejectCode.ID_IN_USE, "stream id already in use")
+            raise _in_use()
+
+    @contextmanager
+    def seeking(self, call: Call) -> Iterator[None]:
+        """Let nobody else have the id of ``call`` while its provider is looked for.
+
+        Raises:
+            StreamRejected: Another call has it.
+        """
+        key = (call.tenant, call.stream_id)
+        if key in self._sought:
+            raise _in_use()
+        self._sought.add(key)
+        try:
+            yield
+        finally:
+            self._sought.remove(key)
 
     @contextmanager
     def holding(self, pair: Pair) -> Iterator[None]:
@@ -130,6 +147,10 @@ class Pairs:
     async def wait_idle(self) -> None:
         """Return when there is no pair."""
         await self._idle.wait()
+
+
+def _in_use() -> StreamRejected:
+    return StreamRejected(RejectCode.ID_IN_USE, "stream id already in use")
 
 
 def _now() -> float:

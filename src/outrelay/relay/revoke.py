@@ -2,8 +2,8 @@
 
 Every complete change of the rules, and every expiry that something live depends on, has all
 live streams judged again, from memory. One that is denied now is reset with DENIED at both
-ends and recorded; the others feel nothing. A stream that is still being opened is marked,
-and refused when its provider accepts.
+ends and recorded; the others feel nothing, however many are judged: bytes have their turn in
+between. A stream that is still being opened is marked, and refused when its provider accepts.
 
 Source: control-plane.md, Policy (a change takes effect on live streams within 1 s).
 """
@@ -24,6 +24,9 @@ log = get_logger(__name__)
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the clock, for rules that expire."""
+
+TURN = 64
+"""Streams judged before everybody else has a turn."""
 
 
 class Revoker:
@@ -59,14 +62,16 @@ class Revoker:
                 if not self._judge.expired(self._now_ms()):
                     continue
             self._judge.revised.clear()
-            self.judge_all()
+            await self.judge_all()
 
-    def judge_all(self) -> None:
+    async def judge_all(self) -> None:
         """End the streams that are denied as things stand."""
-        for pair in self._pairs:
+        for number, pair in enumerate(self._pairs, start=1):
             verdict = self._judge.judge_live(pair.call, pair.provider.uri)
-            if not verdict.allow:
+            if not (verdict.allow or pair.over.is_set()):
                 self.end(pair, verdict.reason)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
 
     def end(self, pair: Pair, reason: str) -> None:
         """End one stream, both ways, and record why."""

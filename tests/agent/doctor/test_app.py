@@ -85,6 +85,23 @@ async def test_a_relay_is_looked_for_over_tcp_and_through_a_proxy(
     assert relay.startswith(f"ok    relay {way}")
 
 
+async def test_a_proxy_that_leads_nowhere_is_to_be_looked_at_itself(
+    options: AgentOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with HttpProxy(refuses="403 Forbidden") as proxy:
+        through = replace(
+            options,
+            relays=(),
+            relays_tcp=(("relay.test", 443),),
+            http_proxy=Proxy(address=proxy.address),
+        )
+        assert await app.run(through, "json") == 1
+    _, relay = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "it does not allow connections to relay.test:443" in relay["text"]
+    assert "allows CONNECT to relay.test:443" in relay["advice"]
+    assert "--http-proxy" in relay["advice"]
+
+
 async def test_a_file_that_cannot_be_used_is_an_error(options: AgentOptions) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         await app.run(replace(options, ca=Path("nowhere.pem")), "text")

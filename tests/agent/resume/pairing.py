@@ -18,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent import app
 from outrelay.agent.options import AgentOptions, Consume, Expose
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.errors import Closed, ErrorCode, TransportError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.orp.frame import encode
@@ -289,6 +290,8 @@ class Meeting:
     seen: Events
     backend: Backend
     group: TaskGroup
+    proofs: dict[Identity, Proof]
+    """The certificates of both."""
     port: int = 0
 
     async def stream(self) -> tuple[Tcp, Tcp]:
@@ -317,15 +320,16 @@ async def meeting(
             )
             mapping = Consume(service=SERVICE, method=method, bind=(HOST, 0))
             consumer = replace(options, consume=(mapping,))
+            proofs = {each: Proof(EXPIRES) for each in (PROVIDER, CONSUMER)}
             agents = [
                 group.create_task(
-                    app.serve(each, identity, EXPIRES, ways(network, identity), asyncio.Event())
+                    app.serve(each, who, proofs[who], ways(network, who), asyncio.Event())
                 )
-                for identity, each in ((PROVIDER, provider), (CONSUMER, consumer))
+                for who, each in ((PROVIDER, provider), (CONSUMER, consumer))
             ]
             line = await seen.wait("listening")
             await seen.wait("ready", count=2)
-            meet = Meeting(network, relay, seen, backend, group)
+            meet = Meeting(network, relay, seen, backend, group, proofs)
             meet.port = parse_address(str(line["address"]))[1]
             yield meet
             for each in agents:

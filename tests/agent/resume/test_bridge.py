@@ -309,18 +309,20 @@ async def test_bytes_that_are_gone_end_the_stream_for_both(seen: Events) -> None
         await seen.wait("stream ended", count=2, why=Why.GONE)
 
 
-async def test_an_applications_reset_passes_a_resumed_stream(seen: Events) -> None:
+@pytest.mark.parametrize("who", ["application", "backend"])
+async def test_a_reset_passes_a_resumed_stream(seen: Events, who: str) -> None:
     async with meeting(seen) as meet:
         app, backend = await meet.stream()
         await seen.wait("stream opened", count=2)
         with app, backend:
             await drop_legs(meet)
             await seen.wait("stream resumed", count=2)
-            await app.send(b"half a requ")
-            assert await backend.read(11) == b"half a requ"
-            app.reset()
-            assert await backend.until_reset() == b""
-        await seen.wait("stream ended", reason="application: Connection reset by peer")
+            near, far = (app, backend) if who == "application" else (backend, app)
+            await near.send(b"half a requ")
+            assert await far.read(11) == b"half a requ"
+            near.reset()
+            assert await far.until_reset() == b""
+        await seen.wait("stream ended", reason=f"{who}: Connection reset by peer")
         await seen.wait("stream ended", reason="reset from the far end (CANCELLED)")
 
 
@@ -337,6 +339,23 @@ async def test_a_writer_waits_while_nobody_reads_and_no_byte_is_dropped(seen: Ev
                 assert len(await backend.read(12 * MIB)) == 12 * MIB
             app.end()
             assert await backend.read_all() == b""
+
+
+async def test_streams_share_a_budget_and_wait_for_it(seen: Events) -> None:
+    """One that nobody reads has all of it: another one waits, and loses nothing."""
+    options = replace(OPTIONS, ring_max=256 << 10, ring_total=256 << 10)
+    async with meeting(seen, options) as meet:
+        first, second = [await meet.stream() for _ in range(2)]
+        with first[0], first[1], second[0], second[1]:
+            async with TaskGroup() as group:
+                group.create_task(first[0].send(bytes(12 * MIB)))
+                await everybody_waits()
+                group.create_task(second[0].send(b"waits"))
+                reading = group.create_task(second[1].read(5))
+                await everybody_waits()
+                assert not reading.done()
+                assert len(await first[1].read(12 * MIB)) == 12 * MIB
+            assert reading.result() == b"waits"
 
 
 @pytest.mark.virtual_time

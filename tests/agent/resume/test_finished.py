@@ -9,6 +9,7 @@ from outrelay.lib.errors import ErrorCode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.memory import MemoryConnection
 from tests.agent.place import SERVICE, Place
 from tests.agent.resume import raw
 from tests.agent.tcp import Backend
@@ -43,6 +44,12 @@ async def call(link: Link, stream_id: int) -> None:
     )
 
 
+def lose(link: Link) -> None:
+    """Lose the agent's path."""
+    assert isinstance(link.connection, MemoryConnection)
+    link.connection.sever()
+
+
 async def offered(link: Link, stream_id: int) -> Stream:
     """The half that the agent offers for an ended stream."""
     half, resume = await raw.offered(link, stream_id)
@@ -73,6 +80,44 @@ async def test_whoever_lacks_more_than_the_end_gets_a_reset(place: Place) -> Non
             await raw.echo(half, sent=7, taken=5)
             assert await reset_code(half) is ErrorCode.NOT_RESUMABLE
             await place.seen.wait("end not said again")
+
+
+async def test_a_provider_that_keeps_a_stream_its_consumer_has_given_up_is_told(
+    place: Place,
+) -> None:
+    async with place.consumer(features=raw.RESUMES) as (agent, link):
+        with await agent.app():
+            lost = await link.opened()
+            lose(link)
+            link = await place.relay.accept(raw.RESUMES)
+            opened = await raw.opened(link)
+            assert opened.stream_id != lost.stream_id
+            await call(link, lost.stream_id)
+            half, resume = await raw.offered(link, lost.stream_id)
+            assert resume.role == orp.Role.CONSUMER
+            await raw.echo(half)
+            assert await reset_code(half) is ErrorCode.CANCELLED
+
+
+async def test_a_reset_that_had_no_way_is_said_again(place: Place) -> None:
+    with Backend() as backend:
+        async with place.provider(backend.port, features=raw.RESUMES) as (_, link):
+            incoming = await raw.served(link, SERVICE)
+            with await backend.accept() as served:
+                await incoming.stream.write(b"request")
+                assert await served.read(7) == b"request"
+                lose(link)
+                link = await place.relay.accept(raw.RESUMES)
+                half, _ = await raw.offered(link, incoming.stream_id)
+                served.reset()
+            await place.seen.wait("stream ended")
+            assert await reset_code(half) is ErrorCode.CANCELLED  # before there was a way
+            await call(link, incoming.stream_id)
+            half, resume = await raw.offered(link, incoming.stream_id)
+            assert (resume.my_position, resume.peer_ack_position) == (0, 7)
+            await raw.echo(half, sent=7)
+            assert await reset_code(half) is ErrorCode.CANCELLED
+            await place.seen.wait("end said again")
 
 
 async def test_of_a_stream_that_is_unknown_or_forgotten_nothing_is_said(

@@ -97,6 +97,7 @@ async def test_a_peer_that_cannot_resume_is_named_when_the_stream_is_lost(place:
             opened = await link.spliced()
             await place.seen.wait("stream opened")
             opened.stream.reset(ErrorCode.LEG_LOST)
+            assert await reset_code(opened.stream) is ErrorCode.NOT_RESUMABLE
             await app.until_reset()
         await place.seen.wait("stream ended", why=Why.PEER)
 

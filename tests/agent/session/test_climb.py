@@ -6,6 +6,7 @@ import pytest
 
 from outrelay.agent.session import climb
 from outrelay.lib.errors import Refused
+from tests.support.virtual_loop import elapsed
 
 
 class Tries:
@@ -50,6 +51,12 @@ async def test_a_change_is_noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(climb, "LOOK", 0.001)
     seen = iter(["home", "", "home", "office"])
     assert await climb._changes("home", 3600, lambda: next(seen))
+
+
+@pytest.mark.virtual_time
+async def test_a_change_is_noticed_within_five_seconds() -> None:
+    assert await climb._changes("home", 600, lambda: "office" if elapsed() > 101 else "home")
+    assert elapsed() == 105.0
 
 
 async def test_without_a_change_the_wait_is_as_long_as_it_is(

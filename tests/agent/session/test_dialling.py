@@ -10,13 +10,16 @@ import pytest
 
 from outrelay.agent.session import dialling
 from outrelay.agent.session.dialling import FIRST, MOST, Dialling, Link
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.errors import Refused
 from outrelay.lib.transport.dial import Attempt
+from outrelay.lib.transport.memory import EXPIRES
 from outrelay.lib.transport.ways import Carrier, Endpoint
 from tests.agent.place import OPTIONS, RELAY, Place
 
 Q1, Q2, Q3 = (Endpoint(Carrier.QUIC, (f"127.0.0.{each}", 7443)) for each in (1, 2, 3))
 T1, T2 = (Endpoint(Carrier.TCP, (f"127.0.0.{each}", 443)) for each in (1, 2))
+PROOF = Proof(EXPIRES)
 BOTH = replace(OPTIONS, relays=(Q1.address, Q2.address), relays_tcp=(T1.address, T2.address))
 
 
@@ -50,11 +53,11 @@ async def made(place: Place, endpoint: Endpoint) -> Link:
     """A connection to a relay that listens at ``endpoint``."""
     place.network.forget(endpoint.address)
     place.network.listen(endpoint.address, RELAY)
-    return await Dialling(OPTIONS, place.ways())._dial(endpoint)
+    return await Dialling(OPTIONS, place.ways(), PROOF)._dial(endpoint)
 
 
 async def test_quic_first(place: Place, orders: list[list[list[Endpoint]]]) -> None:
-    await lose(Dialling(BOTH, place.ways()))
+    await lose(Dialling(BOTH, place.ways(), PROOF))
     assert orders == [[[Q1, Q2], [T1, T2]]]
 
 
@@ -62,8 +65,8 @@ async def test_what_worked_here_needs_no_head_start_of_others(
     place: Place, tmp_path: Path, orders: list[list[list[Endpoint]]], home: list[str]
 ) -> None:
     options = replace(BOTH, state_dir=tmp_path)
-    Dialling(options, place.ways()).has_worked(await made(place, T2), ())
-    again = Dialling(options, place.ways())
+    Dialling(options, place.ways(), PROOF).has_worked(await made(place, T2), ())
+    again = Dialling(options, place.ways(), PROOF)
     await lose(again)
     home[0] = "office"
     await lose(again)
@@ -74,7 +77,7 @@ async def test_what_a_relay_tells_of_is_kept_for_need(
     place: Place, orders: list[list[list[Endpoint]]]
 ) -> None:
     link = await made(place, T1)
-    dialling = Dialling(BOTH, place.ways())
+    dialling = Dialling(BOTH, place.ways(), PROOF)
     dialling.has_worked(link, (Q3, Q1))
     await lose(dialling)
     dialling.has_worked(link, ())  # a plain relay tells nothing: the others may still be there
@@ -94,7 +97,7 @@ async def test_what_a_relay_tells_of_is_kept_for_need(
 async def test_whoever_lost_streams_returns_and_then_goes_round(
     place: Place, orders: list[list[list[Endpoint]]], lost: Endpoint, order: object
 ) -> None:
-    dialling, link = Dialling(BOTH, place.ways()), await made(place, lost)
+    dialling, link = Dialling(BOTH, place.ways(), PROOF), await made(place, lost)
     dialling.has_lost(link)
     await lose(dialling)
     assert orders == [order]
@@ -106,7 +109,7 @@ async def test_whoever_lost_streams_returns_and_then_goes_round(
 
 
 async def test_the_one_that_was_lost_has_little_time_to_itself(place: Place) -> None:
-    dialling = Dialling(BOTH, place.ways())
+    dialling = Dialling(BOTH, place.ways(), PROOF)
     dialling.has_lost(await made(place, Q1))
     place.network.forget(Q1.address)
     place.network.listen(Q2.address, RELAY)
@@ -114,7 +117,7 @@ async def test_the_one_that_was_lost_has_little_time_to_itself(place: Place) -> 
 
 
 def test_a_relay_that_comes_back_is_dialled_anew_while_streams_live(place: Place) -> None:
-    dialling = Dialling(BOTH, place.ways())
+    dialling = Dialling(BOTH, place.ways(), PROOF)
     for is_busy, patience in ((True, FIRST), (False, 2 * FIRST), (False, MOST), (True, FIRST)):
         dialling.has_failed(is_busy=is_busy)
         assert dialling._patience == patience
@@ -122,13 +125,13 @@ def test_a_relay_that_comes_back_is_dialled_anew_while_streams_live(place: Place
 
 async def test_only_tcp_can_be_bettered_and_only_by_quic(place: Place) -> None:
     over_tcp, over_quic = await made(place, T1), await made(place, Q2)
-    assert Dialling(BOTH, place.ways()).can_climb(over_tcp)
-    assert not Dialling(BOTH, place.ways()).can_climb(over_quic)
+    assert Dialling(BOTH, place.ways(), PROOF).can_climb(over_tcp)
+    assert not Dialling(BOTH, place.ways(), PROOF).can_climb(over_quic)
     tcp_alone = replace(OPTIONS, relays=(), relays_tcp=(T1.address,))
-    assert not Dialling(tcp_alone, place.ways()).can_climb(over_tcp)
+    assert not Dialling(tcp_alone, place.ways(), PROOF).can_climb(over_tcp)
 
 
 async def test_climbing_dials_quic_alone(place: Place, orders: list[list[list[Endpoint]]]) -> None:
     with pytest.raises(Refused):
-        await Dialling(BOTH, place.ways()).over_quic()
+        await Dialling(BOTH, place.ways(), PROOF).over_quic()
     assert orders == [[[Q1, Q2]]]

@@ -22,8 +22,11 @@ from tests.controller.live import (
     Stubs,
     policy_rule,
     refused,
+    registration,
 )
 from tests.lib.policy.rules import allow
+
+OTHERS_AGENT = AGENT_A.replace("acme", "other")
 
 ADDED = pb.PolicyEvent.POLICY_KIND_ADDED
 REMOVED = pb.PolicyEvent.POLICY_KIND_REMOVED
@@ -340,6 +343,26 @@ class TestReplace:
             request = pb.ListPoliciesRequest(tenant="other")
             listed = await admin.policy.ListPolicies(request)
             assert [rule.id for rule in listed.rules] == ["theirs"]
+
+    async def test_by_its_revisions_nobody_can_count_what_others_do(
+        self, controller: LiveController, operator: Stubs
+    ) -> None:
+        watch = watch_policies(operator, "acme", SNAPSHOT)
+        told = [(await take(watch)).revision]
+        async with controller.plaintext() as others:
+            for number in range(3):
+                for _ in range(number):
+                    await add(others, policy_rule("other"))
+                    await others.registry.RegisterService(registration(f"s{number}", OTHERS_AGENT))
+                assert await replace(operator, policy_rule(id=str(number))) == number + 1
+                while (event := await take(watch)).kind != SNAPSHOT_END:
+                    assert event.revision == number + 1
+                told.append(event.revision)
+        watch.cancel()
+        assert told == [0, 1, 2, 3]
+        again = watch_policies(operator, "acme", SNAPSHOT)
+        assert [(await take(again)).revision for _ in range(2)] == [3, 3]
+        again.cancel()
 
     async def test_a_removal_is_a_revision_too(self, operator: Stubs) -> None:
         assert await revision(operator) == 0

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from outrelay.controller import upkeep
+from outrelay.controller.clock import now_ms as unix_ms
 from outrelay.controller.feed import QUEUE_LIMIT
 from outrelay.controller.registry import relays as relays_module
 from outrelay.controller.store import Binding, Bindings, Service
@@ -212,6 +213,11 @@ class TestUpsert:
     ) -> None:
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, field):
             await relay.registry.UpsertRelay(request_)
+
+    async def test_is_told_the_time(self, relay: Stubs) -> None:
+        before = unix_ms()
+        answer = await relay.registry.UpsertRelay(relay_beat())
+        assert before <= answer.server_time_unix_ms <= unix_ms()
 
     async def test_what_providers_show_of_it_is_told_when_it_changes(self, relay: Stubs) -> None:
         await relay.registry.RegisterService(registration())

@@ -4,8 +4,6 @@ Words: a *fault* is one thing that goes wrong, at a *target*: a relay, or a path
 agent and a relay. It waits ``after`` seconds, counted from the fault before it or, where it is
 ``settled``, from the moment every stream has moved again. So some faults meet streams that
 flow, and some meet streams that are only just being resumed.
-
-Source: issue 6, "It is done when".
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ class Stage:
         Raises:
             StuckError: A stream did not go on, or did not end.
         """
-        async with self.world.backend.serving(traffic.serve), TaskGroup() as group:
+        serving = self.world.backend.serving(traffic.serve, STALLED)
+        async with serving, TaskGroup() as group:
             flowing = group.create_task(traffic.run(), name="traffic")
             repairs: list[asyncio.Task[None]] = []
             for number, fault in enumerate(faults):

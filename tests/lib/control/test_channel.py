@@ -14,6 +14,7 @@ from typing import TypeAlias
 import grpc.aio
 import pytest
 
+from outrelay.lib.control import channel
 from outrelay.lib.control.channel import CONTROLLER_NAME, control_errors, open_channel
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.policy_pb2_grpc import (
@@ -95,6 +96,11 @@ def pki() -> TestPki:
 async def test_a_controller_is_called_over_mutual_tls(pki: TestPki) -> None:
     async with server(pki, pki.controller()) as target:
         await call(target, credentials=pki.relay(), trust=pki.trust)
+
+
+def test_a_line_is_tried_no_more_often_than_plain_controllers_bear() -> None:
+    """They drop who sends an HTTP/2 PING within five minutes of the last one."""
+    assert dict(channel._OPTIONS)["grpc.keepalive_time_ms"] > 300_000
 
 
 async def test_without_credentials_it_is_called_in_plaintext(pki: TestPki) -> None:

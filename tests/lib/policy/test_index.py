@@ -139,12 +139,32 @@ class TestCache:
         policies = PolicySet([allow()])
         for number in range(10):
             decide(policies, target=str(number))
-        assert len(policies._cache) <= 4
+        assert policies._cached == len(policies._tenants["acme"].cache) <= 4
 
     def test_names_of_any_length_a_peer_likes_are_not_kept(self) -> None:
         policies = PolicySet([allow()])
         assert decide(policies, target="x" * 10_000).allow
-        assert not policies._cache
+        assert not policies._cached
+
+    def test_what_another_tenant_does_is_not_felt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(index, "CACHED_DECISIONS", 4)
+        brief = allow(id="1", tenant="other", expires_ms=NOW + 1)
+        policies = PolicySet([allow(), brief])
+        ours = decide(policies)
+
+        def ask_as_other(target: str, now_ms: int) -> None:
+            policies.decide(tenant="other", caller=A, target=target, method="", now_ms=now_ms)
+
+        for now_ms in (NOW, NOW + 1):  # what it was told expires
+            ask_as_other("db", now_ms)
+        for number in range(10):  # and there is more than is kept
+            ask_as_other(str(number), NOW)
+            assert policies._cached <= 4
+        policies.add(deny(id="2", tenant="other"))
+        policies.remove("other", "1")
+        policies.replace([allow(id="3", tenant="other")], tenant="other")
+        policies.replace([], tenant="other")
+        assert decide(policies) is ours
 
 
 def test_ten_thousand_rules_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

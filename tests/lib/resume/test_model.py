@@ -93,14 +93,15 @@ class Misfortunes(RuleBasedStateMachine):
         if told := self.told[side]:
             told.append(told[which % len(told)])
 
-    @rule()
-    def the_leg_is_cut(self) -> None:
+    @rule(with_the_connection=st.booleans())
+    def the_leg_is_cut(self, with_the_connection: bool) -> None:
         positions = [
             Checkpoint(my_position=each.state.sent, peer_ack_position=each.state.taken)
             for each in self.agents
         ]
         for side in SIDES:
-            self.told[side].clear()  # they came by the old connection
+            if with_the_connection:  # by which they came
+                self.told[side].clear()
             again = self.agents[side].state.resume(positions[1 - side])
             self.agents[side].leg = bytearray(b"".join(again))
             self.agents[side].write()

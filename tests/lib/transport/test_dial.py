@@ -16,6 +16,7 @@ from outrelay.lib.transport import dial as dialing
 from outrelay.lib.transport.carrier import Address, Connection
 from outrelay.lib.transport.dial import Attempt, Backoff, dial, in_turn, race, resolve
 from outrelay.lib.transport.memory import MemoryConnection, MemoryNetwork
+from tests.support.virtual_loop import elapsed
 
 AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
 RELAY = Identity.parse("outrelay://local/relay/r1")
@@ -96,6 +97,14 @@ async def test_a_later_tier_joins_after_the_head_start() -> None:
     place = Place()
     tiers: list[list[Attempt[Connection]]] = [[never], [place.connect]]
     assert await race(tiers, head_start=0.01) is place.made[0]
+
+
+@pytest.mark.virtual_time
+async def test_the_head_start_is_a_second() -> None:
+    place = Place()
+    tiers: list[list[Attempt[Connection]]] = [[never], [place.connect]]
+    assert await race(tiers) is place.made[0]
+    assert elapsed() == 1.0
 
 
 async def test_a_later_tier_joins_at_once_when_all_before_failed() -> None:

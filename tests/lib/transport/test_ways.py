@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 import pytest
@@ -12,6 +13,7 @@ from outrelay.lib.transport import dial as dialing
 from outrelay.lib.transport.carrier import Address, Connection
 from outrelay.lib.transport.memory import MemoryDialer, MemoryNetwork
 from outrelay.lib.transport.ways import Carrier, Endpoint, Route, Ways, tiers
+from tests.support.virtual_loop import elapsed
 
 AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
 RELAY = Identity.parse("outrelay://local/relay/r1")
@@ -129,3 +131,30 @@ async def test_addresses_of_tcp_are_tried_one_after_the_other(
     ways = Ways({Carrier.QUIC: recorder, Carrier.TCP: recorder})
     await connect(ways, Endpoint(Carrier.TCP, ("relay.test", 443)))
     assert recorder.asked == [("192.0.2.1", 443)]
+
+
+@pytest.mark.virtual_time
+async def test_families_of_tcp_take_turns_a_quarter_of_a_second_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    six = [("2001:db8::1", 443), ("2001:db8::2", 443)]
+    four = ("192.0.2.1", 443)
+
+    async def resolve(_: Address) -> list[Address]:
+        return [*six, four]
+
+    async def connect_to(address: Address, **_: object) -> Connection:
+        if address in six:
+            await asyncio.Event().wait()
+        return await real(address, roles={Role.RELAY})
+
+    monkeypatch.setattr(dialing, "resolve", resolve)
+    network = MemoryNetwork()
+    network.listen(four, RELAY)
+    dialer = network.dialer(AGENT)
+    real = dialer.dial
+    monkeypatch.setattr(dialer, "dial", connect_to)
+    recorder = Recorder(dialer)
+    await connect(Ways({Carrier.TCP: recorder}), Endpoint(Carrier.TCP, ("relay.test", 443)))
+    assert recorder.asked == [six[0], four]
+    assert elapsed() == 0.25

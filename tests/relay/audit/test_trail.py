@@ -132,6 +132,15 @@ def test_every_event_has_an_id_of_its_own_also_beyond_one_process() -> None:
     assert len({event.event_id for event in (*events(trail), *events(another))}) == 101
 
 
+def test_nobody_can_count_the_events_of_others_by_ids_of_ones_own() -> None:
+    trail = made()
+    for _ in range(20):
+        trail.opened(CALL, "provider", "")
+    ids = [event.event_id for event in events(trail)]
+    assert ids != sorted(ids)
+    assert len({each[:4] for each in ids}) > 1
+
+
 def test_equal_rejects_of_a_second_are_one_event_with_a_count() -> None:
     clock = Clock()
     trail = made(clock=clock)

@@ -362,26 +362,30 @@ async def test_one_that_comes_back_and_may_not_serve_is_not_asked() -> None:
         severed(await relay.provider())
         await until(lambda: relay.directory.expects("acme", "echo"))
         consumer = await relay.agent(AGENT_A, *FEATURES)
-        near = await consumer.open("echo", stream_id=7)
-        same = await consumer.open("echo", stream_id=7)
+        streams = [await consumer.open("echo", stream_id=each) for each in (7, 8)]
         await everybody_waits()
         refuses = rule(AGENT_C.uri, rule_id="2", caller=AGENT_B.uri)
         relay.judge.replace(PolicySet([rule("echo"), refuses]))
         await relay.provider()
-        for stream in (near, same):
+        for stream in streams:
             assert (await rejection(stream))[0] == 403
 
 
-async def test_the_id_may_be_taken_while_a_provider_is_waited_for() -> None:
+@pytest.mark.virtual_time
+async def test_an_id_is_in_use_while_a_provider_is_waited_for() -> None:
     async with relay_rooms() as relay:
         severed(await relay.provider())
         await until(lambda: relay.directory.expects("acme", "echo"))
         consumer = await relay.agent(AGENT_A, *FEATURES)
-        streams = [await consumer.open("echo", stream_id=7) for _ in range(2)]
+        first = await consumer.open("echo", stream_id=7)
+        await everybody_waits()
+        assert (await rejection(await consumer.open("echo", stream_id=7)))[0] == 409
+        assert (await rejection(first))[0] == 404  # nobody came
+        await consumer.open("echo", stream_id=7)
         await everybody_waits()
         provider = await relay.provider()
-        await provider.incoming()
-        assert (await rejection(streams[1]))[0] == 409
+        _far, incoming = await provider.incoming()
+        assert incoming.stream_id == 7
 
 
 async def test_a_service_that_was_withdrawn_is_not_waited_for() -> None:

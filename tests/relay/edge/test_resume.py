@@ -631,6 +631,8 @@ async def test_the_other_agent_is_called_when_it_does_not_come() -> None:
         assert called == orp.StreamEnded(stream_id=7, code=ErrorCode.LEG_LOST)
         assert elapsed() == pytest.approx(CALL_AFTER, abs=0.1)
         await other.ping()  # answered by nothing but PONG
+        await provider.expect(FrameType.STREAM_ENDED, orp.StreamEnded)  # it may have been away
+        assert elapsed() == pytest.approx(3 * CALL_AFTER, abs=0.1)
         await offer(provider, PROVIDERS)
         await echo(near)
 

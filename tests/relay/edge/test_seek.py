@@ -491,7 +491,7 @@ async def test_a_call_that_is_revoked_meanwhile_asks_nobody_else() -> None:
         near = await cast.open()
         far = await cast.asked(0)
         relay.judge.add(rule("echo", rule_id="no", decision=Decision.DENY))
-        Revoker(relay.judge, relay.pairs, relay.trail).judge_all()
+        await Revoker(relay.judge, relay.pairs, relay.trail).judge_all()
         await reject(far, 503, "no")
         assert await rejection(near) == (403, "denied by policy rule no")
         assert len(relay.pairs) == 0

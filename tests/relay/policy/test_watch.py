@@ -76,6 +76,15 @@ def test_a_watch_of_one_tenant_needs_only_the_id_of_a_removed_rule() -> None:
     assert not allowed(judge)
 
 
+def test_a_watch_of_one_tenant_takes_no_rules_of_others() -> None:
+    judge, watch = watched("acme")
+    watch.take(END)
+    watch.take(added(rule("db", tenant="globex")))
+    assert judge.rules == 0
+    watch.take(added(rule("db")))
+    assert judge.rules == 1
+
+
 def test_a_new_snapshot_takes_the_place_of_the_old_in_one_step() -> None:
     judge, watch = watched()
     watch.take(added(rule("db")))

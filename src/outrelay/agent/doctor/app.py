@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 
 import click
 
-from outrelay.agent.app import load_identity, open_ways
+from outrelay.agent.app import load_identity
+from outrelay.agent.carriers import open_carriers
 from outrelay.agent.doctor import local, relays
 from outrelay.agent.doctor.findings import (
     Finding,
@@ -55,12 +56,15 @@ async def examine(options: AgentOptions) -> AsyncIterator[Finding]:
 
 
 async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust) -> list[Finding]:
-    async with open_ways(options, credentials, trust) as ways:
+    async with open_carriers(options, credentials, trust) as carriers:
+        route = carriers.ways.route
         tried = await asyncio.gather(
             *(
                 relays.check(
                     relays.Way(
-                        endpoint=each, route=ways.route(each), server_name=options.server_name
+                        endpoint=each,
+                        route=route(each),
+                        server_name=options.server_name,
                     ),
                     credentials.identity,
                 )

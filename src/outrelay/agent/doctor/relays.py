@@ -41,10 +41,14 @@ SKEW = 5.0
 
 _ADVICE = {
     Carrier.QUIC: "allow outgoing UDP to port {port}, or give --relay-tcp;"
-    " check that the relay runs",
+    " check that a relay runs there",
     Carrier.TCP: "allow outgoing TCP to port {port}, or give --http-proxy;"
-    " check that the relay runs",
+    " check that a relay runs there",
 }
+_PROXY_ADVICE = (
+    "check the proxy's URL (--http-proxy, or https_proxy in the environment), that it runs, and"
+    " that it allows CONNECT to {relay}; a relay that needs no proxy goes into no_proxy"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +70,14 @@ class Way:
         """What findings about it are about."""
         carrier, address = self.endpoint
         subject = f"relay {address_text(address)} over {carrier}"
-        if self.route.address == address:
+        if not self.has_proxy:
             return subject
         return f"{subject} through the proxy {address_text(self.route.address)}"
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether it leads through a proxy."""
+        return self.route.address != self.endpoint.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +146,8 @@ async def _try(way: Way, address: Address, identity: Identity) -> Answer:
 
 
 def _advice(way: Way, address: Address) -> str:
+    if way.has_proxy:
+        return _PROXY_ADVICE.format(relay=address_text(way.endpoint.address))
     return _ADVICE[way.endpoint.carrier].format(port=address[1])
 
 

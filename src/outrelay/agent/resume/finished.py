@@ -1,7 +1,8 @@
-"""Streams that have ended well here, while the far agent may not know it yet.
+"""Streams that have ended here, while the far agent may not know it yet.
 
-A FIN may die with the relay that has acknowledged it, or with the far agent's leg. Whoever
-misses it offers its half, and the relay calls the other agent: then the end is said again.
+A FIN or a reset may die with the relay that has acknowledged it, or with the far agent's leg; and
+an application may leave while its stream has no leg. Whoever misses the end offers its half, and
+the relay calls the other agent: then the end is said again.
 
 Invariant: what is remembered is bounded, only for a while, and holds no byte of a stream.
 
@@ -27,7 +28,7 @@ log = logs.get_logger(__name__)
 KEPT = 120.0
 """Seconds a stream is remembered."""
 
-MOST = 16 * 1024
+MOST = 8 * 1024
 """Streams remembered."""
 
 PATIENCE = 10.0
@@ -36,15 +37,16 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where a stream has ended, and when."""
+    """Where a stream has ended, how, and when."""
 
     claim: Claim
     position: Checkpoint
+    code: ErrorCode
     at: float
 
 
 class Finished:
-    """Remembers streams that have ended well.
+    """Remembers streams that have ended.
 
     Args:
         streams: Runs what says an end again.
@@ -57,16 +59,17 @@ class Finished:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def add(self, claim: Claim, position: Checkpoint) -> None:
-        """A stream has ended, in both directions.
+    def add(self, claim: Claim, position: Checkpoint, code: ErrorCode = ErrorCode.NONE) -> None:
+        """A stream has ended.
 
         Args:
             claim: What we would say of it.
             position: Where that was.
+            code: What it was reset with; NONE: both directions ended by FIN.
         """
         now = asyncio.get_running_loop().time()
         self._ends.pop(claim.stream_id, None)
-        self._ends[claim.stream_id] = _End(claim, position, now)
+        self._ends[claim.stream_id] = _End(claim, position, code, now)
         while len(self._ends) > MOST or now - next(iter(self._ends.values())).at > KEPT:
             del self._ends[next(iter(self._ends))]
 
@@ -78,18 +81,20 @@ class Finished:
 
 
 async def _say_again(session: Session, end: _End) -> None:
-    stream_id = f"{end.claim.stream_id:016x}"
+    line = log.bind(stream_id=end.claim.name, side=end.claim.side)
     try:
         async with asyncio.timeout(PATIENCE):
             leg, told = await offer(session, end.claim, end.position)
             try:
-                await _finish(leg, told, end)
+                if end.code is ErrorCode.NONE:
+                    await _finish(leg, told, end)
             finally:
-                leg.abandon(ErrorCode.NOT_RESUMABLE)  # nothing, where both directions ended
+                # which changes nothing where both directions have ended
+                leg.abandon(end.code or ErrorCode.NOT_RESUMABLE)
     except (OutRelayError, TimeoutError) as error:
-        log.info("end not said again", stream_id=stream_id, reason=str(error) or "no answer")
+        line.info("end not said again", reason=str(error) or "no answer")
     else:
-        log.info("end said again", stream_id=stream_id)
+        line.info("end said again")
 
 
 async def _finish(leg: Leg, told: Checkpoint, end: _End) -> None:

@@ -11,6 +11,10 @@ from asyncio import TimerHandle
 from outrelay.agent.resume.line import Line
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 
+CLOCK = 0.001
+"""Seconds that a loop's clock and its timers may differ by, on uvloop: one that came too early
+would come again and again, and keep the processor busy until its time."""
+
 
 class Teller:
     """Sends the checkpoints of one stream; without a leg none: the next one begins with it.
@@ -51,7 +55,7 @@ class Teller:
         if self._timer:
             self._timer.cancel()
         self._timer_at = due
-        self._timer = self._loop.call_at(due, self._tick)
+        self._timer = self._loop.call_at(due + CLOCK, self._tick)
 
     def stop(self) -> None:
         """Tell no more."""

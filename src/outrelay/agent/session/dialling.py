@@ -12,11 +12,13 @@ Source: protocol.md sections 1 and 4.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from outrelay.agent.options import AgentOptions
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Connection
 from outrelay.lib.transport.dial import HEAD_START, race
@@ -35,10 +37,17 @@ anew rather than at the next retransmission; doubled with every failure."""
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A connection, and the endpoint it was dialled at."""
+    """A connection, and how it was made.
+
+    Args:
+        endpoint: Where it was dialled.
+        connection: To a relay.
+        superseded: Set when there is a newer certificate than the one it shows.
+    """
 
     endpoint: Endpoint
     connection: Connection
+    superseded: asyncio.Event
 
     def close(self) -> None:
         """Give it up."""
@@ -51,11 +60,13 @@ class Dialling:
     Args:
         options: Relays, and where to keep what is known of them.
         ways: Connect to them.
+        proof: What they show.
     """
 
-    def __init__(self, options: AgentOptions, ways: Ways) -> None:
+    def __init__(self, options: AgentOptions, ways: Ways, proof: Proof) -> None:
         self._options = options
         self._ways = ways
+        self._proof = proof
         self._known = KnownWays(options.state_dir)
         self._quic = [each for each in options.endpoints if each.carrier is Carrier.QUIC]
         self._patience = FIRST
@@ -90,6 +101,17 @@ class Dialling:
             Refused: None answered.
         """
         return await self._race([self._quic])
+
+    async def again(self, link: Link) -> Link:
+        """One more connection to the very relay of ``link``: its name may lead to others, too.
+
+        Raises:
+            Refused: It did not answer.
+        """
+        carrier, address = link.endpoint
+        if carrier is Carrier.QUIC:
+            address = link.connection.peer_address
+        return replace(await self._dial(Endpoint(carrier, address)), endpoint=link.endpoint)
 
     def can_climb(self, link: Link) -> bool:
         """Whether there is anything better than ``link``."""
@@ -136,13 +158,14 @@ class Dialling:
         return await race(attempts, head_start=head_start)
 
     async def _dial(self, endpoint: Endpoint) -> Link:
+        superseded = self._proof.superseded
         connection = await self._ways.dial(
             endpoint,
             roles={Role.RELAY},
             server_name=self._options.server_name,
             limit=self._patience,
         )
-        return Link(endpoint, connection)
+        return Link(endpoint, connection, superseded)
 
 
 def _from(first: Endpoint, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

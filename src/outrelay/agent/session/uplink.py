@@ -2,7 +2,9 @@
 
 Over tcp it goes on trying quic beside the session, and when that gets through new streams
 go there, and with them those that outlive their connection; the others go on where they are:
-HELLO of the new one names another instance, so the relay does not take it for the old one.
+HELLO of the new one names another instance, so the relay does not take it for the old one. The
+same is done for a new certificate: a second connection shows it, to the same relay, where the far
+agents are.
 
 Invariants: at most one session takes new streams. Relays that do not answer are tried for
 ever; a refusal that trying again cannot change ends the agent, but only before its first
@@ -25,6 +27,7 @@ from outrelay.agent.options import AgentOptions
 from outrelay.agent.session import climb
 from outrelay.agent.session.dialling import Dialling, Link
 from outrelay.agent.session.greeting import hello_of
+from outrelay.agent.session.proof import Proof
 from outrelay.agent.session.registration import register_all
 from outrelay.agent.session.session import Session
 from outrelay.lib.errors import (
@@ -89,7 +92,7 @@ class Uplink:
     Args:
         options: Relays, services and limits.
         identity: Ours.
-        expires: When our certificate ends, seconds since the epoch.
+        proof: Our certificate, and whether it was renewed.
         ways: Connect to relays.
         take: Gets every stream a relay opens.
         called: Told of streams that a far agent waits for.
@@ -101,7 +104,7 @@ class Uplink:
         options: AgentOptions,
         *,
         identity: Identity,
-        expires: float,
+        proof: Proof,
         ways: Ways,
         take: Callable[[Session, Stream], None],
         called: Callable[[Session, int], None],
@@ -109,9 +112,9 @@ class Uplink:
     ) -> None:
         self._options = options
         self._identity = identity
-        self._expires = expires
+        self._proof = proof
         self._hello = hello_of(identity)
-        self._dialling = Dialling(options, ways)
+        self._dialling = Dialling(options, ways, proof)
         self.take = take
         self.called = called
         self._is_busy = is_busy
@@ -219,7 +222,7 @@ class Uplink:
 
     def _judge(self, refused: Refused, hint: str) -> None:
         """Go on after a refusal, unless it is for good; ``hint`` says what to do about it."""
-        if time.time() >= self._expires:
+        if time.time() >= self._proof.expires:
             hint = hints.FOR_EXPIRED
         if not refused.final:
             log.warning("no relay connected", error=str(refused))
@@ -266,10 +269,25 @@ class Uplink:
 
     async def _until_over(self, up: Up) -> Closed | None:
         """How the session ended; None when another one takes new streams from now on."""
-        if not self._dialling.can_climb(up.link):
-            return await up.session.until_leaving()
-        async with beside(self._climb(up.session), name="agent: look for quic"):
-            return await up.session.until_leaving()
+        async with beside(self._renew(up), name="agent: look for a new certificate"):
+            if not self._dialling.can_climb(up.link):
+                return await up.session.until_leaving()
+            async with beside(self._climb(up.session), name="agent: look for quic"):
+                return await up.session.until_leaving()
+
+    async def _renew(self, up: Up) -> None:
+        """Take new streams away from a session, once there is one with a newer certificate."""
+        await up.link.superseded.wait()
+        hello, backoff = hello_of(self._identity), Backoff(immediate=True)
+        while True:
+            await asyncio.sleep(backoff.delay(RETRY_IDLE))
+            try:
+                better = await self._start(await self._dialling.again(up.link), hello)
+            except Refused as refused:
+                log.warning("not connected with the new certificate", error=str(refused))
+            else:
+                log.info("connected with the new certificate, streams move to it")
+                return self._replace(up.session, better, hello)
 
     async def _climb(self, session: Session) -> None:
         """Take new streams away from ``session``, once quic gets through."""
@@ -278,10 +296,16 @@ class Uplink:
         async def attempt() -> Up:
             return await self._start(await self._dialling.over_quic(), hello)
 
-        self._better = better = await climb.reach(attempt)
+        better = await climb.reach(attempt)
         log.info("quic gets through, new streams take it", endpoint=better.link.endpoint)
-        self._hello = hello
-        self._leaving = session
+        self._replace(session, better, hello)
+
+    def _replace(self, session: Session, better: Up, hello: orp.Hello) -> None:
+        """Have ``better`` take the new streams of ``session``, and what can move of the others."""
+        if self._better:  # somebody was faster
+            better.link.close()
+            return
+        self._better, self._hello, self._leaving = better, hello, session
         session.retire()
 
     def _lost(self, link: Link, session: Session, closed: Closed) -> None:

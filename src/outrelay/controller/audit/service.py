@@ -79,7 +79,9 @@ class AuditService(AuditServicer):
         query = _query(request)
         after = await self._after(request)
         seen = await self._audit.last_seq()
-        await context.send_initial_metadata(FOLLOWED if request.follow else ())
+        said = FOLLOWED if request.follow else ()
+        context.set_trailing_metadata(said)  # who is cut off at once may not see the initial one
+        await context.send_initial_metadata(said)
         async with aclosing(self._past(query, request, after, seen)) as past:
             async for stored in past:
                 yield stored.event

@@ -19,7 +19,13 @@ from outrelay.controller.fields import (
     check_text,
     invalid,
 )
-from outrelay.controller.store import Policies, PolicyChange, PolicyChangeKind
+from outrelay.controller.store import (
+    Policies,
+    PolicyBatch,
+    PolicyChange,
+    PolicyChangeKind,
+    PolicySnapshot,
+)
 from outrelay.controller.watch import SNAPSHOT, admit, asks_for, watched_tenant
 from outrelay.lib.control.convert import (
     explanation_to_proto,
@@ -139,23 +145,26 @@ class PolicyService(PolicyServicer):
         """The rules there are, a SNAPSHOT_END, then every change.
 
         To a watcher that sent ``outrelay-snapshot: 1`` each batch of changes ends with a
-        SNAPSHOT_END too: its rules are complete again.
+        SNAPSHOT_END too: its rules are complete again. Revisions are those of the tenant that is
+        watched: by those of all changes its operator could count what others do.
         """
         tenant = watched_tenant(context, request.tenant)
         marks_batches = asks_for(context, SNAPSHOT)
         with self._policies.feed.subscribe(lambda each: tenant in (None, each.tenant)) as batches:
             await admit(context)
             found = await self._policies.snapshot(tenant)
+            shown = _shown(found, tenant)
             for rule in found.rules:
-                yield _added(rule, found.revision)
-            yield _complete(found.revision)
+                yield _added(rule, shown)
+            yield _complete(shown)
             async for batch in batches:
                 if batch.revision <= found.revision:
                     continue
+                shown = _shown(batch, tenant)
                 for change in batch.changes:
-                    yield _event(change, batch.revision)
+                    yield _event(change, shown)
                 if marks_batches:
-                    yield _complete(batch.revision)
+                    yield _complete(shown)
 
 
 def _checked_rule(message: pb.PolicyRule) -> Rule:
@@ -193,6 +202,11 @@ def _checked_rules(request: pb.ReplacePoliciesRequest, now_ms: int) -> list[Rule
         ids.add(rule.id)
         rules.append(rule)
     return rules
+
+
+def _shown(seen: PolicySnapshot | PolicyBatch, tenant: str | None) -> int:
+    """The revision that a watcher of ``tenant``, or of all, is told."""
+    return seen.revision if tenant is None else seen.tenant_revision
 
 
 def _complete(revision: int) -> pb.PolicyEvent:

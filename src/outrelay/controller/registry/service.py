@@ -136,7 +136,7 @@ class RegistryService(RegistryServicer):
             draining=request.draining,
         )
         await self._bindings.upsert_relay(relay, holder=holder, beating=beating)
-        return pb.UpsertRelayResponse()
+        return pb.UpsertRelayResponse(server_time_unix_ms=self._clock())
 
     async def _deregister(
         self, tenant: str, agent_uri: str, relay_id: str, name: str | None = None

@@ -1,7 +1,8 @@
 """Policy rules.
 
 What one transaction changes in a tenant's rules is published as one PolicyBatch, so that
-watchers can take it as a whole; the tenant's rule set then has the revision of that batch.
+watchers can take it as a whole. The tenant's rule set then has another revision: one of its own,
+by which nobody can count what happens to others.
 
 Source: control-plane.md, Policy.
 """
@@ -34,9 +35,9 @@ ON CONFLICT DO NOTHING
 
 _SELECT = "SELECT * FROM policies"
 
-_NOTE_REVISION = """
-INSERT INTO policy_revisions (tenant, number) VALUES (:tenant, :number)
-ON CONFLICT (tenant) DO UPDATE SET number = excluded.number
+_NEXT_REVISION = """
+INSERT INTO policy_revisions (tenant, number) VALUES (:tenant, 1)
+ON CONFLICT (tenant) DO UPDATE SET number = number + 1 RETURNING number
 """
 
 
@@ -96,8 +97,7 @@ class Policies:
                 return current
             revision = await session.next_revision()
             await _apply(session, changes, revision)
-            await self._note(session, revision, tenant, changes)
-            return revision
+            return await self._note(session, revision, tenant, changes)
 
         return await self._database.write(work)
 
@@ -129,11 +129,18 @@ class Policies:
 
     async def _note(
         self, session: Session, revision: int, tenant: str, changes: Iterable[PolicyChange]
-    ) -> None:
-        """The rules of ``tenant`` have changed."""
-        await session.change(_NOTE_REVISION, {"tenant": tenant, "number": revision})
-        batch = PolicyBatch(revision=revision, tenant=tenant, changes=tuple(changes))
+    ) -> int:
+        """The rules of ``tenant`` have changed; the revision they have now."""
+        row = await session.row(_NEXT_REVISION, {"tenant": tenant})
+        assert row is not None
+        batch = PolicyBatch(
+            revision=revision,
+            tenant=tenant,
+            tenant_revision=int(row["number"]),
+            changes=tuple(changes),
+        )
         session.publish(self.feed, batch)
+        return batch.tenant_revision
 
 
 def _difference(old: Mapping[str, Rule], rules: Sequence[Rule]) -> Iterator[PolicyChange]:

@@ -102,10 +102,18 @@ class PolicyChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyBatch:
-    """All that one transaction changed in the rules of one tenant: it counts as a whole."""
+    """All that one transaction changed in the rules of one tenant: it counts as a whole.
+
+    Args:
+        revision: Among all changes of anything.
+        tenant: Whose rules they are.
+        tenant_revision: Among those of its rules.
+        changes: In their order.
+    """
 
     revision: int
     tenant: str
+    tenant_revision: int
     changes: tuple[PolicyChange, ...]
 
 
@@ -116,7 +124,8 @@ class PolicySnapshot:
     Args:
         rules: Of one tenant, or of all.
         revision: Of the last change of anything before that moment.
-        tenant_revision: Of the last change of the one tenant's rules; 0: there was none.
+        tenant_revision: Of the last change of the one tenant's rules, among those; 0: there was
+            none.
     """
 
     rules: tuple[Rule, ...]

@@ -5,9 +5,10 @@ side, the provider on the callee side), and there under its other pattern. An ex
 pattern is found by one look-up, a glob by its literal beginning (or, when it begins with
 a star, its literal end); only globs like ``*x*`` are tried one by one.
 
-Invariant: for every set of rules and every time, ``decide`` and ``decide_callee`` say what
-``evaluate`` and ``evaluate_callee`` say. Decisions are cached until a rule changes or a
-rule they rest on expires.
+Invariants: for every set of rules and every time, ``decide`` and ``decide_callee`` say what
+``evaluate`` and ``evaluate_callee`` say. Decisions are cached until a rule of their tenant
+changes or a rule they rest on expires; nothing another tenant does is felt in how long they take,
+unless the cache is full and this tenant has the most in it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from outrelay.lib.policy.pattern import Pattern
 from outrelay.lib.policy.rule import REGISTER, CompiledRule, Rule, Verdict
 
 CACHED_DECISIONS = 65_536
+"""Of all tenants; when there are more, the one with the most has all of its forgotten."""
+
 CACHED_NAME_LENGTH = 512
 """Longer targets and methods are decided anew each time: peers choose them, we hold them."""
 
 V = TypeVar("V")
-_CacheKey = tuple[bool, str, str, str, str]
+_CacheKey = tuple[bool, str, str, str]
 
 
 class PatternMap(Generic[V]):
@@ -172,6 +175,7 @@ class _Tenant:
 
     def __init__(self) -> None:
         self.rules: dict[str, CompiledRule] = {}
+        self.cache: dict[_CacheKey, Verdict] = {}
         self._callers = _Side()
         self._callees = _Side()
         self._about_register: dict[str, CompiledRule] = {}
@@ -229,7 +233,7 @@ class PolicySet:
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
-        self._cache: dict[_CacheKey, Verdict] = {}
+        self._cached = 0
         for rule in rules:
             self.add(rule)
 
@@ -248,8 +252,9 @@ class PolicySet:
 
     def add(self, rule: Rule) -> None:
         """Add a rule, or put it in the place of the tenant's rule of the same id."""
-        self._tenants[rule.tenant].add(rule)
-        self._cache.clear()
+        held = self._tenants[rule.tenant]
+        held.add(rule)
+        self._forget(held)
 
     def remove(self, tenant: str, rule_id: str) -> bool:
         """Remove a rule; False when there was none."""
@@ -258,7 +263,7 @@ class PolicySet:
             return False
         if not held.rules:
             del self._tenants[tenant]
-        self._cache.clear()
+        self._forget(held)
         return True
 
     def replace(self, rules: Iterable[Rule], *, tenant: str | None = None) -> None:
@@ -268,43 +273,45 @@ class PolicySet:
             rules: All rules there are, or all of ``tenant``.
             tenant: Whose rules to replace; None: everybody's.
         """
-        if tenant is None:
-            self._tenants.clear()
-        else:
-            self._tenants.pop(tenant, None)
-        self._cache.clear()
+        for gone in list(self._tenants) if tenant is None else [tenant]:
+            self._forget(self._tenants.pop(gone, _NOBODY))
         for rule in rules:
             self._tenants[rule.tenant].add(rule)
 
     def decide(self, *, tenant: str, caller: str, target: str, method: str, now_ms: int) -> Verdict:
         """The caller side: may ``caller`` reach ``target``? Arguments as of ``evaluate``."""
-        key = (True, tenant, caller, target, method)
-        if verdict := self._cached(key, now_ms):
-            return verdict
+        key = (True, caller, target, method)
         held = self._tenants.get(tenant, _NOBODY)
-        return self._remember(key, held.decide(caller, target, method, now_ms))
+        if verdict := self._known(held, key, now_ms):
+            return verdict
+        return self._remember(held, key, held.decide(caller, target, method, now_ms))
 
     def decide_callee(
         self, *, tenant: str, provider: str, caller: str, method: str, now_ms: int
     ) -> Verdict:
         """The callee side: does ``provider`` accept ``caller``? As ``evaluate_callee``."""
-        key = (False, tenant, provider, caller, method)
-        if verdict := self._cached(key, now_ms):
-            return verdict
+        key = (False, provider, caller, method)
         held = self._tenants.get(tenant, _NOBODY)
-        return self._remember(key, held.decide_callee(provider, caller, method, now_ms))
+        if verdict := self._known(held, key, now_ms):
+            return verdict
+        return self._remember(held, key, held.decide_callee(provider, caller, method, now_ms))
 
-    def _cached(self, key: _CacheKey, now_ms: int) -> Verdict | None:
-        verdict = self._cache.get(key)
+    def _known(self, held: _Tenant, key: _CacheKey, now_ms: int) -> Verdict | None:
+        verdict = held.cache.get(key)
         if verdict and 0 < verdict.expires_ms <= now_ms:
-            self._cache.clear()
+            self._forget(held)
             return None
         return verdict
 
-    def _remember(self, key: _CacheKey, verdict: Verdict) -> Verdict:
-        if len(key[3]) + len(key[4]) > CACHED_NAME_LENGTH:
+    def _remember(self, held: _Tenant, key: _CacheKey, verdict: Verdict) -> Verdict:
+        if held is _NOBODY or len(key[2]) + len(key[3]) > CACHED_NAME_LENGTH:
             return verdict
-        if len(self._cache) >= CACHED_DECISIONS:
-            self._cache.clear()
-        self._cache[key] = verdict
+        if self._cached >= CACHED_DECISIONS:
+            self._forget(max(self._tenants.values(), key=lambda each: len(each.cache)))
+        held.cache[key] = verdict
+        self._cached += 1
         return verdict
+
+    def _forget(self, held: _Tenant) -> None:
+        self._cached -= len(held.cache)
+        held.cache.clear()

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from outrelay.lib.errors import Closed, ErrorCode
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity, Role
 
 Address = tuple[str, int]
@@ -164,6 +165,13 @@ class Listener(Protocol):
     @property
     def address(self) -> Address:
         """Where it listens, with the port the system chose."""
+
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
 
     async def accept(self) -> Connection:
         """The next verified connection.

@@ -21,6 +21,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator
 
 from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Refused
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.transport.carrier import READ_SIZE, Address
 from outrelay.lib.transport.pipe import Arrivals, Pipe
@@ -114,6 +115,10 @@ class MemoryListener:
         self._network = network
         self._backlog = Arrivals[MemoryConnection]()
         self._accepted: list[MemoryConnection] = []
+
+    def show(self, credentials: Credentials) -> None:
+        """See ``carrier.Listener``."""
+        self.expires = credentials.expires
 
     async def accept(self) -> MemoryConnection:
         """See ``carrier.Listener``."""

@@ -10,7 +10,8 @@ Invariants:
   streams still have to say always fits; or its events are counted and dropped (``drop``).
 - Refusals and registrations leave a part of each share to streams: a flood of them denies
   nobody anything.
-- Each event has an id of its own; sending it twice stores it once.
+- Each event has an id of its own, by which no tenant can count those of others; sending it
+  twice stores it once.
 
 Source: control-plane.md, Audit.
 """
@@ -23,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import count, islice
+from itertools import islice
 
 from outrelay.lib.control.v1 import audit_pb2 as audit
 from outrelay.lib.control.v1 import policy_pb2 as policy
@@ -85,7 +86,6 @@ class Trail:
         self._monotonic = monotonic
         self._queue: deque[Record] = deque()
         self._folding = Folding(lambda tenant: self._fits(tenant, FOLDED_PART))
-        self._ids = map(f"{secrets.token_hex(12)}-{{:x}}".format, count())
         self._throttle = Throttle()
         self._changed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -216,7 +216,7 @@ class Trail:
             event=event,
             relay_id=self._relay_id,
             provider=provider,
-            event_id=next(self._ids),
+            event_id=secrets.token_hex(16),
         )
 
     def _fold(self, event: audit.AuditEvent) -> None:

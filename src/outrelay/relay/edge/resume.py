@@ -17,7 +17,8 @@ Source: protocol.md section 6.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from outrelay.lib.errors import (
     ErrorCode,
@@ -50,7 +51,8 @@ from outrelay.relay.splice import CONSUMER, PROVIDER, Leg
 log = get_logger(__name__)
 
 CALL_AFTER = 0.5
-"""Seconds a half waits before the other agent is called: mostly that comes by itself."""
+"""Seconds a half waits before the other agent is called: mostly that comes by itself. It is
+called again after twice as long each time: it may have been away."""
 
 
 class Resumer:
@@ -123,19 +125,39 @@ class Resumer:
         if self._halves.join(party):
             return await party.decided
         with self._halves.wait(party) as waiting:
-            calling = asyncio.get_running_loop().call_later(CALL_AFTER, self._call, party.half)
             try:
-                with self._quota.place(party.session.uri, party.session.tenant):
+                with (
+                    self._quota.place(party.session.uri, party.session.tenant),
+                    self._calling(party.half),
+                ):
                     met = await self._met(party.leg, waiting.met)
             except TimeoutError:
                 return ErrorCode.EXPIRED
             except Reset:
                 return ErrorCode.CANCELLED  # its agent has given it up
-            finally:
-                calling.cancel()
             if isinstance(met, ErrorCode):
                 return met
             return await self._resume(party, met)
+
+    @contextmanager
+    def _calling(self, half: Half) -> Iterator[None]:
+        """Call the other agent as long as the body waits for it."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def call_in(seconds: float) -> None:
+            nonlocal timer
+            timer = loop.call_later(seconds, again, 2 * seconds)
+
+        def again(seconds: float) -> None:
+            self._call(half)
+            call_in(seconds)
+
+        call_in(CALL_AFTER)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _call(self, half: Half) -> None:
         """Tell the other agent that it is waited for: it may take the stream for ended."""

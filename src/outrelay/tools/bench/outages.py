@@ -5,7 +5,7 @@ application asks and is answered all the time. A *pause* is the longest such ans
 under way or asked for after something happened, of all streams together. Beside the rolling
 restart new connections are opened all the time; their waits count as pauses, too.
 
-Source: issue 6; protocol.md section 6.
+Source: protocol.md section 6.
 """
 
 from __future__ import annotations

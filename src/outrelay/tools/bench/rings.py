@@ -2,8 +2,6 @@
 
 Two deployments, alike but for the agents' HELLO, move the same bytes in turn; each pair of
 measurements gives a *share*, so that a slow moment of the machine meets both.
-
-Source: issue 6, "Cost".
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.quic import QuicEndpoint, endpoint
 from outrelay.lib.transport.quic.endpoint import PING_IDLE
-from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
 from tests.lib.transport.carriers import LOOPBACK, PKI, Pair, join
 from tests.lib.transport.streams import round_trips
 from tests.support.hostile_quic import raw_client
@@ -220,13 +220,32 @@ async def test_a_peer_that_was_killed_is_missed_at_the_next_packet(ends: Ends) -
 
 
 @pytest.mark.both_loops
+async def test_a_datagram_that_the_interface_does_not_take_ends_no_reading(ends: Ends) -> None:
+    """The kernel tells of it where it tells of ICMP, though no call will fail for it again."""
+    listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
+    pair = await join(listener, dialer)
+    for _ in range(3):
+        dialer._socket.send(Transmit(listener.address, [bytes(65_520)], 65_520))
+        await round_trips(await pair.stream())
+
+
+@pytest.mark.both_loops
 async def test_a_forged_word_that_nobody_is_there_changes_nothing(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener, dialer = await ends.bind(), await ends.bind(PKI.agent())
     pair = await join(listener, dialer)
+    asked: list[int] = []
+    ping = dialer._engine.ping
+
+    def noted(number: int) -> None:
+        asked.append(number)
+        ping(number)
+
+    monkeypatch.setattr(dialer._engine, "ping", noted)
     dialer._unheard(listener.address)
     dialer._flush_soon()
+    assert asked == list(dialer._connections)  # at once: an idle peer says nothing by itself
     assert listener.address in dialer._doubts
     await round_trips(await pair.stream())
     assert not dialer._doubts

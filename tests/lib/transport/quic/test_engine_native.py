@@ -18,7 +18,7 @@ from outrelay.lib.errors import ConfigError, ErrorCode
 from outrelay.lib.transport.quic import engines as choices
 from outrelay.lib.transport.quic.engine import STREAM_WINDOW, Engine, EventKind
 from tests.lib.transport.quic import engines
-from tests.lib.transport.quic.engines import AGENT, PKI, RELAY
+from tests.lib.transport.quic.engines import AGENT, PKI
 from tests.lib.transport.quic.windows import window_after
 from tests.support.native import needs_native
 from tests.support.virtual_quic import Datagram, End, Network, Sink, Source
@@ -99,7 +99,7 @@ def test_certificates_are_exchanged_without_a_new_listener(
 ) -> None:
     near, far = ends
     renewed = PKI.relay(name="r2")
-    far.host.engine.exchange(renewed, PKI.trust)
+    far.host.engine.show(renewed)
     later, _ = network.connect(network.host(agent()), far.host)
 
     peer = later.event(EventKind.CONNECTED).peer
@@ -108,22 +108,13 @@ def test_certificates_are_exchanged_without_a_new_listener(
     assert network.transfer(near, far, b"still there") == b"still there"
 
 
-def test_another_trust_is_for_the_next_handshake(network: Network, ends: tuple[End, End]) -> None:
-    _, far = ends
-    far.host.engine.exchange(RELAY, type(PKI)().trust)
-    near = network.host(agent()).dial(far.host)
-    network.run(lambda: bool(near.events(EventKind.REFUSED)))
-
-    assert "does not lead to a CA" in near.event(EventKind.REFUSED).reason
-
-
 def test_a_key_that_rustls_cannot_use_is_told(network: Network, ends: tuple[End, End]) -> None:
     odd = PKI.forge(AGENT.identity, private_key=ec.generate_private_key(ec.SECP521R1()))
     with pytest.raises(ConfigError, match="--quic-engine aioquic"):
         agent(credentials=odd)
     near, far = ends
     with pytest.raises(ConfigError):
-        near.host.engine.exchange(odd, PKI.trust)
+        near.host.engine.show(odd)
 
     assert network.transfer(near, far, b"unharmed") == b"unharmed"
 

@@ -35,6 +35,11 @@ def test_other_ids_and_other_keys_have_other_tokens(resets: StatelessResets) -> 
     assert len(tokens) == 3
 
 
+def test_tokens_come_from_the_key_that_the_next_process_will_have(resets: StatelessResets) -> None:
+    resets.use(AGENT)
+    assert resets.token(ID) == StatelessResets(AGENT).token(ID)
+
+
 @given(st.integers(0, 1500))
 def test_an_answer_is_shorter_than_what_it_answers_and_looks_like_a_packet(received: int) -> None:
     resets = StatelessResets(RELAY)

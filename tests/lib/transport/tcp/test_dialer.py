@@ -13,6 +13,7 @@ from outrelay.lib.errors import ErrorCode, Refused
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.dial import dial
+from outrelay.lib.transport.tcp import dialer as dialling
 from outrelay.lib.transport.tcp import opening
 from outrelay.lib.transport.tcp.dialer import TcpDialer, Tunnel
 from outrelay.lib.transport.tcp.proxy import Proxy, parse_proxy
@@ -22,6 +23,8 @@ from tests.lib.transport.streams import cancel, round_trips
 from tests.support.hostile_tcp import answering, raw_server
 from tests.support.http_proxy import HttpProxy
 from tests.support.serving import serving, splice
+from tests.support.turns import until
+from tests.support.virtual_loop import elapsed
 
 pytestmark = pytest.mark.both_loops
 
@@ -80,6 +83,15 @@ async def test_nobody_listens(ground: TcpGround) -> None:
     assert str(refusal.value) == f"127.0.0.1:{address[1]}: Connection refused"
 
 
+@pytest.mark.virtual_time
+async def test_who_does_not_answer_has_ten_seconds() -> None:
+    dialer = TcpDialer(credentials=PKI.agent(), trust=PKI.trust)
+    with socket.create_server(LOOPBACK) as silent:
+        assert "not over in time" in await refused(dialer, silent.getsockname())
+    assert elapsed() == 10.0
+    await dialer.close()
+
+
 async def test_a_closed_dialler_dials_nobody(ground: TcpGround) -> None:
     dialer = await ground.dialer()
     with socket.create_server(LOOPBACK) as silent:
@@ -133,6 +145,42 @@ async def test_a_handshake_that_was_begun_is_finished_when_nobody_waits(
         await ground.until_forgotten(dialer, but=0)
         await ground.until_forgotten(listener, but=0)
     assert ground.refusals == []  # it was finished, and closed with a word
+
+
+async def test_a_handshake_that_was_begun_is_finished_before_the_dialler_is_closed(
+    ground: TcpGround,
+) -> None:
+    listener, dialer = await ground.listen(), await ground.dialer()
+    go_on = asyncio.Event()
+
+    async def hold(sock: socket.socket) -> None:
+        await go_on.wait()
+        with socket.create_connection(listener.address) as far:
+            far.setblocking(False)
+            await splice(sock, far)
+
+    async with serving(hold) as address, asyncio.TaskGroup() as group:
+        waiting = group.create_task(refused(dialer, address))
+        await until(lambda: any(each.has_begun for each in dialer._openings))
+        ending = group.create_task(dialer.close())
+        assert await waiting == "the dialler is closed"
+        go_on.set()
+        await ending
+        await ground.until_forgotten(listener, but=0)
+    assert ground.refusals == []
+
+
+async def test_a_handshake_that_does_not_end_does_not_hold_up_the_close(
+    ground: TcpGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialling, "FAREWELL", 0.05)
+    dialer = await ground.dialer()
+    with socket.create_server(LOOPBACK) as silent:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refused(dialer, silent.getsockname()))
+            await until(lambda: any(each.has_begun for each in dialer._openings))
+            await dialer.close()
+        assert ground.under_way(dialer) == 0
 
 
 async def test_a_dial_cancelled_at_any_moment_leaves_nothing(ground: TcpGround) -> None:

@@ -13,15 +13,18 @@ import pytest
 
 from outrelay.lib.errors import ConfigError, Refused
 from outrelay.lib.identity.uri import Role
+from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.refusal import Cause
+from outrelay.lib.transport.refusal import Cause, Refusal
 from outrelay.lib.transport.tcp import connections, opening
 from outrelay.lib.transport.tcp import listener as listening
 from outrelay.lib.transport.tcp.listener import TcpListener
 from outrelay.lib.transport.tcp.tls import TlsContext
-from tests.lib.transport.carriers import PKI, join
+from tests.lib.transport.carriers import LOOPBACK, PKI, join
 from tests.lib.transport.grounds import TcpGround
+from tests.support.hostile_tcp import client_hello
 from tests.support.turns import until
+from tests.support.virtual_loop import elapsed
 
 pytestmark = pytest.mark.both_loops
 
@@ -86,6 +89,28 @@ async def test_a_source_has_its_share_and_no_more(ground: TcpGround, strangers: 
         sock.close()
     await ground.until_forgotten(listener, but=0)
     await ground.check_serves(listener)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("rest", [0.25, 3600.0], ids=["drips", "falls silent"])
+async def test_a_stranger_has_ten_seconds_whatever_it_says(
+    strangers: Strangers, rest: float
+) -> None:
+    refused: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
+    listener = await TcpListener.bind(
+        LOOPBACK, credentials=PKI.relay(), trust=PKI.trust, on_refused=refused.set_result
+    )
+    [sock] = strangers.come(listener.address)
+
+    async def drip() -> None:
+        for byte in client_hello():
+            sock.send(bytes([byte]))
+            await asyncio.sleep(rest)
+
+    async with beside(drip(), name="drip"):
+        assert (await refused).cause is Cause.TIMEOUT
+    assert elapsed() == 10.0
+    await listener.close()
 
 
 async def test_without_files_nobody_is_accepted_for_a_while(

@@ -90,6 +90,7 @@ def test_a_bad_url_with_a_password_does_not_show_it() -> None:
         ({"HTTPS_PROXY": "http://a:1"}, "a"),
         ({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:1"}, "b"),
         ({"ALL_PROXY": "http://a:1"}, "a"),
+        ({"all_proxy": "http://b:1", "ALL_PROXY": "http://a:1"}, "b"),
         ({"all_proxy": "http://b:1", "HTTPS_PROXY": "http://a:1"}, "a"),
         ({"http_proxy": "http://a:1"}, None),
     ],

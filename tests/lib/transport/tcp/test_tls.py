@@ -26,9 +26,10 @@ from outrelay.lib.transport.tcp.tls import (
     TlsContext,
     TlsLayer,
     records,
+    sealed,
 )
 from tests.support.hostile_quic import tls12_client_hello
-from tests.support.pki import Hostile, TestPki
+from tests.support.pki import Hostile, Issuer, TestPki
 
 PKI = TestPki()
 AGENT = PKI.agent()
@@ -297,6 +298,16 @@ def test_two_cas_are_trusted_at_once() -> None:
     assert ends.faults == {ends.client: None, ends.server: None}
 
 
+def test_a_ca_that_is_no_root_is_trusted_when_it_is_listed() -> None:
+    """OpenSSL would have the root, too: the verifier of both carriers does not."""
+    made = PKI.forge(AGENT.identity, common_name="a ca", uris=(), dns_names=(), usages=(), ca=True)
+    middle = Issuer(certificate=made.certificate, private_key=made.private_key)
+    agent, relay = (PKI.forge(each.identity, issuer=middle) for each in (AGENT, RELAY))
+    ends = Ends(agent, relay, trust=Trust(certificates=(middle.certificate,)))
+    ends.shake()
+    assert ends.faults == {ends.client: None, ends.server: None}
+
+
 def test_the_key_is_left_nowhere() -> None:
     before = open_files()
     Ends()
@@ -353,6 +364,20 @@ def test_a_read_fills_its_buffer_over_many_records() -> None:
     buffer = memoryview(bytearray(4 * RECORD + 100))
     assert ends.server.read_into(buffer) == len(buffer)
     assert len(read(ends.server)) == 6 * RECORD - 100
+
+
+@pytest.mark.parametrize("size", [0, 1, RECORD, RECORD + 1, 10 * RECORD])
+def test_what_plaintext_becomes_and_what_of_it_is_no_record_yet(size: int) -> None:
+    ends = connected()
+    ends.client.write(bytes(size))
+    data = ends.client.take()
+    assert len(data) == sealed(size)
+    ends.server.receive(data[: RECORD // 2])
+    rest = ends.server.undecrypted
+    assert rest == min(len(data), RECORD // 2)
+    ends.server.receive(data[RECORD // 2 :])
+    assert len(read(ends.server)) == size
+    assert ends.server.undecrypted == 0
 
 
 def test_an_empty_write_is_nothing() -> None:

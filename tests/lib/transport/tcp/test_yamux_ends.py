@@ -100,6 +100,15 @@ def test_ends_that_are_overtaken_by_the_peers_are_not_said() -> None:
     assert peer.heard() == []
 
 
+def test_an_end_that_was_said_is_not_said_again_to_a_peer_that_stops() -> None:
+    peer = ours()
+    channel = peer.opened()
+    peer.session.finish(channel)
+    assert notes_in(peer.heard()) == [(FIN, 1)]
+    peer.raw(note(Note(1, ErrorCode.LIMIT, "", orp.RECEIVED)))
+    assert (FIN, 1) not in notes_in(peer.heard())
+
+
 def test_stop_after_the_end_was_read_does_nothing() -> None:
     peer = ours()
     channel = peer.opened()

@@ -371,12 +371,17 @@ Global___UpsertRelayRequest: _TypeAlias = UpsertRelayRequest  # noqa: Y015
 class UpsertRelayResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SERVER_TIME_UNIX_MS_FIELD_NUMBER: _builtins.int
+    server_time_unix_ms: _builtins.int
+    """Extension."""
     def __init__(
         self,
+        *,
+        server_time_unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server_time_unix_ms", b"server_time_unix_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

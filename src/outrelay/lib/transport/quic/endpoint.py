@@ -111,16 +111,6 @@ class QuicEndpoint:
             sock = UdpSocket(address)
         return cls(sock, made, on_refused)
 
-    def exchange(self, credentials: Credentials, trust: Trust) -> None:
-        """Show other certificates and believe other CAs, from the next handshake on.
-
-        Connections that there are stay as they are.
-
-        Raises:
-            ConfigError: The engine cannot use them; the old ones stay.
-        """
-        self._engine.exchange(credentials, trust)
-
     @property
     def engine(self) -> str:
         """The name of the packet engine it runs on."""
@@ -129,6 +119,10 @@ class QuicEndpoint:
     @property
     def address(self) -> Address:
         return self._socket.address
+
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on."""
+        self._engine.show(credentials)
 
     # Listener and Dialer
 

@@ -139,11 +139,11 @@ class Engine(Protocol):
 
     name: str
 
-    def exchange(self, credentials: Credentials, trust: Trust) -> None:
-        """Show other certificates and believe other CAs, from the next handshake on.
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
 
         Raises:
-            ConfigError: The credentials are not usable here; the old ones stay.
+            ConfigError: They are not usable here; the old ones stay.
         """
 
     def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:

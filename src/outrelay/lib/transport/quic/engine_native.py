@@ -12,7 +12,6 @@ Source: engines.md; native/src/lib.rs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -23,8 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from outrelay_native import INTERFACE, NativeEndpoint
 
 from outrelay.lib.errors import ConfigError, ErrorCode
-from outrelay.lib.identity.certs import Credentials, Trust
+from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
+from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address
 from outrelay.lib.transport.quic.ends import (
     FORGOTTEN,
@@ -57,7 +57,7 @@ EXPECTED_INTERFACE = 1
 if INTERFACE != EXPECTED_INTERFACE:
     raise ImportError(f"the outrelay-native installed here has interface {INTERFACE}")
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _KINDS = {int(kind): kind for kind in EventKind}
 _NO_NAME = "0.0.0.0"  # noqa: S104 - an address is no server name: none is sent
@@ -140,8 +140,8 @@ class NativeEngine:
         except ValueError as error:
             raise _unusable(error) from error
 
-    def exchange(self, credentials: Credentials, trust: Trust) -> None:
-        options = replace(self._peers.options, credentials=credentials, trust=trust)
+    def show(self, credentials: Credentials) -> None:
+        options = replace(self._peers.options, credentials=credentials)
         try:
             self._core.exchange(_bundle(options))
         except ValueError as error:
@@ -206,7 +206,7 @@ class NativeEngine:
 
     def _lost(self, link: Link, end: _End) -> None:
         if end.origin is _Origin.FAULT:
-            _log.warning("connection ended by a fault in the QUIC engine: %s", end.reason)
+            _log.warning("connection ended by a fault in the QUIC engine", error=end.reason)
         if link.connected:
             self._say_lost(link, end)
         else:

@@ -33,9 +33,13 @@ class StatelessResets:
     """
 
     def __init__(self, credentials: Credentials) -> None:
-        self._key = reset_key(credentials)
+        self.use(credentials)
         self._second = 0
         self._sent = 0
+
+    def use(self, credentials: Credentials) -> None:
+        """Derive tokens from another private key from now on: the next process will know it."""
+        self._key = reset_key(credentials)
 
     def token(self, connection_id: bytes) -> bytes:
         """What proves that we issued ``connection_id``."""

@@ -8,18 +8,18 @@ Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER, IP_RECVERR).
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.engine import Transmit
 from outrelay.lib.transport.sockets import MAPPED, bind, try_option, unmapped
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 BUFFER_SIZE = 4 << 20
 """Kernel buffers asked for, each way, bytes."""
@@ -32,6 +32,7 @@ _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _EXTENDED_ERROR = struct.Struct("=IB")  # errno and origin, the beginning of sock_extended_err
 _BY_ICMP = (2, 3)
 _GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
+_OF_EARLIER_ONES = (*_GONE, errno.EMSGSIZE)  # what ICMP said of them, the next one is told
 _ERRORS_AT_ONCE = 64
 _COST_OF_ERROR = 4096  # of the receive budget: an error that stays must not hold up the loop
 
@@ -53,7 +54,8 @@ class UdpSocket:
         self._receives_batches = try_option(self._socket, _SOL_UDP, _UDP_GRO, 1)
         self._sends_batches = True
         self.has_errors = False
-        """Whether a call has failed since the last ``refusals``: there may be some."""
+        """Whether there may be errors to take: a call has failed since the last ``refusals``, or
+        the socket was readable and nothing came."""
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
         host, port = self._socket.getsockname()[:2]
@@ -68,15 +70,18 @@ class UdpSocket:
 
         The bytes are valid until the next step of the iteration.
         """
+        is_empty = True
         while budget > 0:
             try:
                 size, ancillary, _, sender = self._socket.recvmsg_into([self._buffer], 64)
             except (BlockingIOError, InterruptedError):
+                self.has_errors = self.has_errors or is_empty
                 return
             except OSError:  # an ICMP error an earlier send brought
                 self.has_errors = True
                 budget -= _COST_OF_ERROR
                 continue
+            is_empty = False
             segment_size = _segment_size(ancillary) if ancillary else 0
             budget -= size
             yield self._view[:size], segment_size, unmapped(sender)
@@ -119,12 +124,12 @@ class UdpSocket:
             return False
         except OSError as error:
             if error.errno in _NO_SEGMENTS:
-                _log.info("the kernel takes no datagram batches: %s", error)
+                _log.info("the kernel takes no datagram batches", error=str(error))
                 self._sends_batches = False
                 return None
             if error.errno in _TOO_LARGE:  # for this path; each learns its own fate
                 return None
-            _log.debug("datagram not sent: %s", error)
+            _log.debug("datagram not sent", error=str(error))
         return True
 
     def _send(self, datagram: bytes, target: Address) -> bool:
@@ -134,7 +139,7 @@ class UdpSocket:
             return False
         except OSError as error:
             if error.errno != errno.EMSGSIZE:  # which a path size probe may bring
-                _log.debug("datagram not sent: %s", error)
+                _log.debug("datagram not sent", error=str(error))
         return True
 
     def _hand_over(
@@ -143,10 +148,10 @@ class UdpSocket:
         try:
             self._socket.sendmsg(buffers, ancillary, 0, target)
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in _OF_EARLIER_ONES:
                 raise
             self.has_errors = True
-            self._socket.sendmsg(buffers, ancillary, 0, target)  # it was about an earlier one
+            self._socket.sendmsg(buffers, ancillary, 0, target)
 
     def _target(self, address: Address) -> tuple[str, int]:
         host, port = address

@@ -2,7 +2,7 @@
 
 Invariant: a connection that was begun goes through its handshake and is closed then, also when
 nobody waits for it any more: there are listeners of other implementations that stop accepting
-when a peer vanishes in between.
+when a peer vanishes in between. Who closes the dialler waits a little for that.
 
 Source: protocol.md section 1, Dialling.
 """
@@ -20,7 +20,7 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.sockets import family_of
 from outrelay.lib.transport.tcp.connection import TcpConnection
-from outrelay.lib.transport.tcp.connections import Connections
+from outrelay.lib.transport.tcp.connections import FAREWELL, Connections
 from outrelay.lib.transport.tcp.opening import Opening, Stage
 from outrelay.lib.transport.tcp.proxy import Connect, Proxies, Proxy
 from outrelay.lib.transport.tcp.sockets import prepare
@@ -65,6 +65,8 @@ class TcpDialer:
         self._idle_timeout = idle_timeout
         self._loop = asyncio.get_running_loop()
         self._openings: dict[Opening, _Answer] = {}
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
         self._connections = Connections()
         self._closed = False
 
@@ -96,15 +98,40 @@ class TcpDialer:
             raise
         return connection
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
+        self._context = self._context.showing(credentials)
+
     async def close(self) -> None:
-        """Close all connections, and give up what has not become one."""
+        """Close all connections; what is about to become one has a moment to do so before."""
         self._closed = True
         for opening, answer in list(self._openings.items()):
-            opening.close()
             if not answer.done():
                 answer.set_exception(Refused("dial", "the dialler is closed"))
-        self._openings.clear()
-        await self._connections.close()
+            if not opening.has_begun:
+                self._drop(opening)
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._none_under_way.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for opening in list(self._openings):
+                self._drop(opening)
+            await self._connections.close()
+
+    def _drop(self, opening: Opening) -> None:
+        opening.close()
+        self._forget(opening)
+
+    def _forget(self, opening: Opening) -> None:
+        del self._openings[opening]
+        if not self._openings:
+            self._none_under_way.set()
 
     async def _open(
         self,
@@ -124,6 +151,7 @@ class TcpDialer:
             on_over=partial(self._opened, answer, address),
         )
         self._openings[opening] = answer
+        self._none_under_way.clear()
         opening.connect(address)
         try:
             return await answer
@@ -135,7 +163,7 @@ class TcpDialer:
     def _opened(
         self, answer: _Answer, address: Address, opening: Opening, failure: HandshakeFailed | None
     ) -> None:
-        del self._openings[opening]
+        self._forget(opening)
         if failure is not None:
             if not answer.done():
                 refused = Refused(address_text(address), failure.reason, final=failure.final)

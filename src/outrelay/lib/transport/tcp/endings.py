@@ -57,6 +57,11 @@ class Endings:
         """Whether ``tell`` has something to say."""
         return bool(self._resets or self._stops)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there will be something to call ``overdue`` for."""
+        return bool(self._lingering or self._delayed)
+
     def reset(self, channel: Channel, code: ErrorCode) -> None:
         """We gave our direction up."""
         self._resets[channel] = code

@@ -148,6 +148,14 @@ class TcpListener:
         roles = frozenset(accept_roles)
         return cls(sock, context, roles, limits or ListenerLimits(), on_refused)
 
+    def show(self, credentials: Credentials) -> None:
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            IdentityError: They cannot be used.
+        """
+        self._context = self._context.showing(credentials)
+
     async def accept(self) -> TcpConnection:
         return await self._accepted.take()
 

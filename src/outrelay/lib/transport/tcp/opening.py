@@ -73,6 +73,8 @@ class Opening:
     ) -> None:
         self.sock = sock
         self.tls = tls
+        self.has_begun = False
+        """Whether the socket was connected: the peer knows of us."""
         self._stages: list[Stage] = [tls] if before is None else [before, tls]
         self._on_over = on_over
         self._unsent = b""
@@ -92,6 +94,7 @@ class Opening:
 
     def begin(self) -> None:
         """Begin on a socket that is connected."""
+        self.has_begun = True
         self._loop.add_reader(self.sock, self._readable)
         self._go_on()
 

@@ -121,6 +121,16 @@ class TlsContext:
         self._alpn = alpn
         self._context = _context(credentials, trust, server=server, alpn=alpn)
 
+    def showing(self, credentials: Credentials) -> TlsContext:
+        """The same for layers to come, but for what we show.
+
+        Raises:
+            IdentityError: OpenSSL will not use our certificate.
+        """
+        return TlsContext(
+            credentials=credentials, trust=self._trust, server=self._server, alpn=self._alpn
+        )
+
     def layer(self, roles: Collection[Role], server_name: str = "") -> TlsLayer:
         """A new layer; its handshake has not begun.
 
@@ -167,6 +177,11 @@ class TlsLayer:
         """Take what has arrived."""
         self._incoming.write(data)
         self._received += len(data)
+
+    @property
+    def undecrypted(self) -> int:
+        """Bytes that have arrived and are no whole record yet."""
+        return self._incoming.pending
 
     def take(self) -> bytes:
         """What is to be sent; empty when there is nothing."""
@@ -273,6 +288,11 @@ class TlsLayer:
         """Say that we send no more."""
         with suppress(ssl.SSLError):  # the peer has not said so yet, or the connection is broken
             self._tls.unwrap()
+
+
+def sealed(size: int) -> int:
+    """Bytes of ciphertext that ``size`` bytes of plaintext become, in full records."""
+    return size + -(-size // RECORD) * RECORD_OVERHEAD
 
 
 def records(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:

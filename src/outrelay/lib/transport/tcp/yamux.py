@@ -149,6 +149,11 @@ class Session:
         return bool(self._control or self._turns or self._endings.is_due or self._pulse.due)
 
     @property
+    def missing(self) -> int:
+        """Bytes of the data frame that has begun to come."""
+        return self._parser.left
+
+    @property
     def is_ping_due(self) -> bool:
         """Whether a ping waits until something can be sent."""
         return self._pulse.due
@@ -192,7 +197,8 @@ class Session:
         if self._acks and self.has_output:
             self._control[:0] = self._acks
             self._acks.clear()
-        self._part(self._endings.tell(now, takes_notes=self._takes_notes))
+        if self._endings.is_due:
+            self._part(self._endings.tell(now, takes_notes=self._takes_notes))
         value = self._pulse.ask(now) if self.closed is None else None
         if value is not None:
             self.pings += 1
@@ -208,10 +214,10 @@ class Session:
         """When ``handle_timeout`` must be called, unless something else happens before."""
         if self.closed is not None:
             return None
-        deadlines = [self._pulse.deadline(busy=self._busy), self._endings.next_deadline()]
-        if self._acks:
-            deadlines.append(self._acks_at)
-        return min(deadlines)
+        deadline = self._pulse.deadline(busy=self._busy)
+        if self._endings.is_waiting:
+            deadline = min(deadline, self._endings.next_deadline())
+        return min(deadline, self._acks_at) if self._acks else deadline
 
     def handle_timeout(self, now: float) -> None:
         """Act on every deadline that has passed."""
