@@ -120,7 +120,7 @@ bench-smoke: $(STAMP)
 
 ##@ Generate
 
-PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto)
+PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto admin.proto)
 OUT ?= src
 
 .PHONY: proto

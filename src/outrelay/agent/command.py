@@ -20,7 +20,10 @@ from outrelay.agent.options import (
     parse_expose,
     parse_service,
 )
+from outrelay.agent.status.command import status
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
@@ -58,8 +61,13 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # where UDP may be blocked
 outrelay-agent --relay relay.example:7443 --relay-tcp relay.example:443 --state-dir state \\
   --cert agent.pem --key agent.key --ca ca.pem --consume db@127.0.0.1:15432
+# what the agent on this host is connected with
+outrelay-agent status
 # why an agent with these flags does not get through from here, and what to do about it
 outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem
+# and whether policy and the provider let it use "db"
+outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key agent.key \\
+  --ca ca.pem --consume db@127.0.0.1:15432
 """
 
 
@@ -70,6 +78,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
     runs_on=runs_on,
+    others={"status": status},
 )
 @flag(
     "--relay",
@@ -158,6 +167,14 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     help="Bytes a stream may have on their way to the far application; held until they arrive.",
 )
 @flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
+@flag(
+    "--open",
+    "opens",
+    is_flag=True,
+    help="Have doctor open a stream to each --consume, too, and close it at once: whether policy"
+    " and provider allow it. The backend sees a connection.",
+)
+@insight_flags(("127.0.0.1", 9102))
 def main(
     *,
     relay: tuple[Address, ...],
@@ -180,12 +197,14 @@ def main(
     dead_after: float,
     ring_max: int,
     ring_total: int,
+    opens: bool,
+    insight: Insight,
 ) -> AgentOptions:
     """Connect the services of this host to a relay, and its applications to services elsewhere.
 
     The agent only dials out. It offers services of this host (--expose) and lets applications
     here use services of other agents (--consume). With `doctor` before the same flags it tells
-    why that does not work, and what to do.
+    why that does not work, and what to do. `status` tells what the agent on this host does.
     """
     return AgentOptions(
         relays=relay or (() if relay_tcp else (RELAY,)),
@@ -204,6 +223,8 @@ def main(
         max_streams=max_streams,
         ring_max=ring_max,
         ring_total=ring_total,
+        opens=opens,
+        insight=insight,
         limits=Limits(resume=resume_deadline, dead=dead_after),
     )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
     DURATION,
@@ -145,6 +147,7 @@ AUDIT = together(
 @BOUNDS
 @OUTAGES
 @AUDIT
+@insight_flags(("127.0.0.1", 9100))
 @flag("--allow-all", is_flag=True, help="Ask no policy. For development only.")
 def main(
     *,
@@ -173,6 +176,7 @@ def main(
     audit_spool_size: int,
     audit_overflow: str,
     allow_all: bool,
+    insight: Insight,
 ) -> RelayOptions:
     """Join agents that only dial out: take their connections and splice their streams.
 
@@ -205,4 +209,5 @@ def main(
         audit_spool_size=audit_spool_size,
         audit_overflow=Overflow(audit_overflow),
         allow_all=allow_all,
+        insight=insight,
     )
