@@ -11,6 +11,12 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
   $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
+# The native engine is built where cargo is, outside of the tree: clones share what was compiled.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/outrelay-native
+NATIVE := $(wildcard native/src/*.rs) native/Cargo.toml native/pyproject.toml native/outrelay_native.pyi
+NATIVE_STAMP := $(VENV)/.native
+HAVE_CRATES := command -v cargo > /dev/null && command -v cc > /dev/null && (cd native && cargo fetch --quiet 2> /dev/null)
+
 ##@ Use
 
 .PHONY: demo
@@ -21,13 +27,20 @@ demo: $(STAMP) ## run the main job on this machine, and tell what happens
 dev-pki: $(STAMP) ## make certificates for trying things out, in .dev-pki
 	@$(BIN)/python tools/dev-pki $(ARGS)
 
+.PHONY: native
+native: $(STAMP) ## build the native QUIC engine into .venv; needs cargo and a C compiler
+	@for each in cargo:Rust cc:'a C compiler'; do command -v $${each%%:*} > /dev/null || \
+	  { echo "the native engine needs $${each#*:} ($${each%%:*} is not on the PATH);" \
+	    "without it OutRelay runs on aioquic" >&2; exit 1; }; done
+	@$(MAKE) $(NATIVE_STAMP)
+
 ##@ Develop
 
 .PHONY: all
 all: proto format lint types test ## what bare `make` does: everything before a commit
 
 .PHONY: check
-check: lint types check-proto check-docs ## all that can be checked without running tests; fast
+check: lint types check-proto check-docs check-native ## all that can be checked without running tests; fast
 
 .PHONY: format
 format: $(STAMP) ## format the code
@@ -73,7 +86,7 @@ test: $(STAMP) ## test what needs nothing but Python, in minutes
 	$(call cover,90)
 
 .PHONY: test-all
-test-all: debian bench-smoke $(STAMP) ## test that and what needs root or Debian packages
+test-all: debian native-where-possible bench-smoke $(STAMP) ## test that and what needs root, Debian packages or cargo
 	@$(PYTEST)
 	$(call cover,100,--include='$(PURE)')
 	$(call cover,90)
@@ -162,6 +175,20 @@ check-proto: $(STAMP)
 check-docs: $(STAMP)
 	@$(BIN)/python -m outrelay.tools.reference --check
 
+# Without cargo, or crates, there is nothing to check and nothing to build for the tests: it is said.
+.PHONY: check-native
+check-native: export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+check-native: $(STAMP)
+	@if $(HAVE_CRATES); then cd native && { cargo fmt --check \
+	  && cargo clippy --quiet --release --all-targets -- -D warnings && cargo test --quiet --release; } \
+	  > $(CURDIR)/$(VENV)/cargo.txt 2>&1 || { cat $(CURDIR)/$(VENV)/cargo.txt; exit 1; }; \
+	else echo "native/ was not checked: no cargo, no C compiler, or no crates"; fi
+
+.PHONY: native-where-possible
+native-where-possible: $(STAMP)
+	@if $(HAVE_CRATES); then $(MAKE) native; \
+	else echo "the native engine was not built: no cargo, no C compiler, or no crates"; fi
+
 ##@ Rest
 
 .PHONY: clean
@@ -180,4 +207,9 @@ $(STAMP): pyproject.toml
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(NATIVE_STAMP): $(STAMP) $(NATIVE)
+	@echo "building the native engine"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall ./native
 	@touch $@

@@ -9,10 +9,12 @@ from typing import NoReturn
 import pytest
 from click.testing import CliRunner, Result
 
+from outrelay import __version__
 from outrelay.agent.command import main
 from outrelay.agent.options import AgentOptions, Consume, Expose, Limits
 from outrelay.lib import options as lib_options
 from outrelay.lib.insight import Insight
+from outrelay.lib.transport.quic.engines import EngineChoice, runs_on
 from outrelay.lib.transport.tcp.proxy import Proxy
 from tests.support.pki import TestPki, save, save_trust
 
@@ -69,6 +71,18 @@ def test_a_proxy_is_an_http_url(started: list[AgentOptions]) -> None:
     assert result.exit_code == 2
     assert "a proxy is spoken to in http, not in socks5" in result.output
     assert "secret" not in result.output
+
+
+def test_the_packet_engine_is_chosen(started: list[AgentOptions]) -> None:
+    assert invoke(*FILES, "--quic-engine", "aioquic").exit_code == 0
+    assert invoke(*FILES, env={"OUTRELAY_AGENT_QUIC_ENGINE": "native"}).exit_code == 0
+    assert invoke(*FILES, "--quic-engine", "other").exit_code == 2
+
+    assert [each.quic_engine for each in started] == [EngineChoice.AIOQUIC, EngineChoice.NATIVE]
+
+
+def test_the_version_names_the_engine() -> None:
+    assert invoke("--version").stdout == f"outrelay-agent {__version__} ({runs_on()})\n"
 
 
 def test_every_flag(started: list[AgentOptions]) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Reset
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic import QuicEndpoint, engines
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import TcpListener
 from outrelay.lib.transport.ways import Carrier
@@ -109,6 +111,25 @@ async def test_doors_are_announced_as_they_are_reached(options: RelayOptions) ->
     )
     async with open_doors(advertised, PKI.relay(), PKI.trust, lambda _: None) as doors:
         assert (doors.endpoint, doors.tcp_endpoint) == ("relay.test:7443", "[2001:db8::1]:443")
+
+
+async def test_the_quic_door_names_its_packet_engine(options: RelayOptions) -> None:
+    aioquic = replace(options, quic_engine=EngineChoice.AIOQUIC)
+    with capture_logs() as logged:
+        async with open_doors(aioquic, PKI.relay(), PKI.trust, lambda _: None) as doors:
+            doors.announce()
+
+    assert [each["engine"] for each in logged if "engine" in each] == ["aioquic"]
+
+
+def test_an_engine_that_is_not_there_is_a_fault(
+    options: RelayOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "native_fault", lambda: "no such module")
+    native = replace(options, quic_engine=EngineChoice.NATIVE)
+
+    [fault] = door_faults(native)
+    assert "outrelay[native]" in fault
 
 
 async def test_without_the_flag_there_is_no_tcp(options: RelayOptions) -> None:

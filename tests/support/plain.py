@@ -23,6 +23,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 from outrelay.lib.errors import Closed, ErrorCode, Reset, TransportError
@@ -30,6 +31,7 @@ from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address, Connection, Listener, Stream
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.transport.tcp import pulse, yamux
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import TcpListener
@@ -231,8 +233,9 @@ class PlainRelay:
         """A relay that listens, for the length of the ``with``."""
         kind = TcpListener if carrier == "tcp" else QuicEndpoint
         with without_notes():
+            engine: Any = {} if carrier == "tcp" else {"engine": EngineChoice.AIOQUIC}
             listener = await kind.bind(
-                address, credentials=credentials, trust=trust, accept_roles={Role.AGENT}
+                address, credentials=credentials, trust=trust, accept_roles={Role.AGENT}, **engine
             )
             relay = cls(listener)
             async with TaskGroup() as group:
@@ -423,7 +426,11 @@ async def _connected(
             dialer: TcpDialer | QuicEndpoint = TcpDialer(credentials=credentials, trust=trust)
         else:
             dialer = await QuicEndpoint.bind(
-                ("127.0.0.1", 0), credentials=credentials, trust=trust, accept_roles=()
+                ("127.0.0.1", 0),
+                credentials=credentials,
+                trust=trust,
+                accept_roles=(),
+                engine=EngineChoice.AIOQUIC,
             )
         try:
             yield await dialer.dial(relay, roles={Role.RELAY})

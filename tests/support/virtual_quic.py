@@ -149,13 +149,13 @@ class Host:
     def _send(self, transmits: list[Transmit]) -> bool:
         bursts: dict[Address, int] = defaultdict(int)
         for transmit in transmits:
-            sizes = [len(buffer) for buffer in transmit.buffers]
+            sizes = [len(datagram) for datagram in transmit.datagrams()]
             assert set(sizes[:-1]) <= {transmit.segment_size}
             assert 0 < sizes[-1] <= transmit.segment_size
             bursts[transmit.address] += len(sizes)
             self.sent_sizes += sizes
-            for buffer in transmit.buffers:
-                self.network.send(Datagram(self.address, transmit.address, bytes(buffer)))
+            for datagram in transmit.datagrams():
+                self.network.send(Datagram(self.address, transmit.address, datagram))
         self.largest_burst = max(self.largest_burst, *bursts.values(), 0)
         return bool(transmits)
 

@@ -39,6 +39,7 @@ from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.renewal import Renewal
 from outrelay.lib.tasks import beside, spawn
+from outrelay.lib.transport.quic.engines import chosen
 from outrelay.lib.transport.tcp.proxy import find_proxies
 from outrelay.lib.transport.ways import Ways
 
@@ -53,6 +54,7 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
         Refused: No relay will ever have this agent.
     """
     credentials, trust = load_identity(options), load_trust(options.ca)
+    log.info("packet engine chosen", engine=chosen(options.quic_engine))
     async with open_carriers(options, credentials, trust) as carriers:
         proof = Proof(credentials.expires)
 
@@ -78,6 +80,7 @@ def check(options: AgentOptions) -> Iterable[str]:
     return faults_of(
         partial(load_identity, options),
         partial(load_trust, options.ca),
+        partial(chosen, options.quic_engine),
         partial(find_proxies, options.http_proxy, os.environ),
         *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
     ) + insight_faults(options.insight)

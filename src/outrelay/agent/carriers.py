@@ -42,7 +42,11 @@ async def open_carriers(
     """Both carriers, ready to dial."""
     proxies = find_proxies(options.http_proxy, os.environ)
     quic = await QuicEndpoint.bind(
-        ANYWHERE, credentials=credentials, trust=trust, accept_roles=frozenset()
+        ANYWHERE,
+        credentials=credentials,
+        trust=trust,
+        accept_roles=frozenset(),
+        engine=options.quic_engine,
     )
     tcp = TcpDialer(credentials=credentials, trust=trust)
     ways = Ways({Carrier.QUIC: quic, Carrier.TCP: tcp}, detour=through_proxies(tcp, proxies))

@@ -35,7 +35,9 @@ from outrelay.lib.options import (
     command,
     credential_flags,
     flag,
+    quic_engine_flag,
 )
+from outrelay.lib.transport.quic.engines import EngineChoice, runs_on
 from outrelay.lib.transport.tcp.proxy import Proxy, parse_proxy
 
 SERVICE = ParsedType("name", parse_service)
@@ -75,6 +77,7 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
     check=app.check,
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
+    runs_on=runs_on,
     others={"status": status},
 )
 @flag(
@@ -98,6 +101,7 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
     help="HTTP proxy that leads to --relay-tcp, as http://user:password@proxy.example:3128;"
     " hosts and networks in no_proxy of the environment are reached without.",
 )
+@quic_engine_flag
 @credential_flags(required=True)
 @flag("--uri", default="", help="Identity the certificate must hold; empty: whichever it holds.")
 @flag(
@@ -175,6 +179,7 @@ def main(
     relay: tuple[Address, ...],
     relay_tcp: tuple[Address, ...],
     http_proxy: Proxy | None,
+    quic_engine: str,
     cert: Path,
     key: Path,
     ca: Path,
@@ -204,6 +209,7 @@ def main(
         relays=relay or (() if relay_tcp else (RELAY,)),
         relays_tcp=relay_tcp,
         http_proxy=http_proxy,
+        quic_engine=EngineChoice(quic_engine),
         cert=cert,
         key=key,
         ca=ca,

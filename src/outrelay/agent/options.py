@@ -19,6 +19,7 @@ from typing import NotRequired, TypedDict
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.insight import UNSEEN, Insight
 from outrelay.lib.policy import REGISTER
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.transport.tcp.proxy import Proxy
 from outrelay.lib.transport.ways import Carrier, Endpoint
 from outrelay.lib.values import Address, address_text, parse_address
@@ -130,6 +131,7 @@ class AgentOptions:
         relays: Where relays are reached over QUIC, all equally good.
         relays_tcp: Where they are reached over TCP, when QUIC does not get through.
         http_proxy: Leads to what is dialled over TCP; None: what the environment says.
+        quic_engine: What builds the packets of QUIC.
         state_dir: Where it keeps what is worth knowing in the next run; None: nowhere.
         cert: Certificate file.
         key: Private key file.
@@ -150,6 +152,7 @@ class AgentOptions:
     relays: tuple[Address, ...] = ()
     relays_tcp: tuple[Address, ...] = ()
     http_proxy: Proxy | None = None
+    quic_engine: EngineChoice = EngineChoice.AUTO
     state_dir: Path | None = None
     cert: Path
     key: Path

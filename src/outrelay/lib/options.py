@@ -181,6 +181,7 @@ def command(
     check: Callable[[OptionsT], Iterable[str]],
     examples: str,
     actions: Mapping[str, Action[OptionsT]] | None = None,
+    runs_on: Callable[[], str] | None = None,
     others: Mapping[str, click.Command] | None = None,
 ) -> Callable[[Callable[..., OptionsT]], click.Command]:
     """Make a service's program out of the function that turns its flags into its options.
@@ -193,6 +194,7 @@ def command(
         check: What ``--check`` finds at fault, one line each; nothing when all is well.
         examples: Command lines that work, for the end of the help.
         actions: What else the program does when an argument names it, with the same flags.
+        runs_on: What ``--version`` says beside the version.
         others: What it does, with flags of their own, when the first argument names them.
     """
     actions = actions or {}
@@ -228,7 +230,7 @@ def command(
         made.others = dict(others or {})
         if actions or others:
             made = _with_actions(made, [RUN, *actions, *made.others])
-        return _with_common_flags(made)
+        return _with_common_flags(made, runs_on)
 
     return decorate
 
@@ -271,7 +273,7 @@ def config_flag(*, is_complete: bool = True) -> Callable[[Decorated], Decorated]
     )
 
 
-def _with_common_flags(made: click.Command) -> click.Command:
+def _with_common_flags(made: click.Command, runs_on: Callable[[], str] | None) -> click.Command:
     for decorate in (
         config_flag(),
         flag("--log-format", type=click.Choice(logs.FORMATS), default="text", help="Form of logs."),
@@ -282,10 +284,38 @@ def _with_common_flags(made: click.Command) -> click.Command:
             is_flag=True,
             help="Check configuration, certificates and listeners, then exit: 0 or 78.",
         ),
-        click.version_option(__version__, message=f"{made.name} %(version)s"),
+        _version_flag(f"{made.name} {__version__}", runs_on),
     ):
         made = decorate(made)
     return made
+
+
+def _version_flag(
+    version: str, runs_on: Callable[[], str] | None
+) -> Callable[[Decorated], Decorated]:
+    def show(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            click.echo(f"{version} ({runs_on()})" if runs_on else version)
+            context.exit()
+
+    return click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show the version and exit.",
+    )
+
+
+def quic_engine_flag(made: Decorated) -> Decorated:
+    """``--quic-engine``, of the programs that speak QUIC."""
+    return flag(
+        "--quic-engine",
+        type=click.Choice(["auto", "aioquic", "native"]),
+        default="auto",
+        help="What builds the packets; auto: native, the faster, where it is installed.",
+    )(made)
 
 
 def _report_faults(component: str, faults: list[str]) -> NoReturn:

@@ -23,8 +23,10 @@ from outrelay.lib.options import (
     command,
     credential_flags,
     flag,
+    quic_engine_flag,
     together,
 )
+from outrelay.lib.transport.quic.engines import EngineChoice, runs_on
 from outrelay.relay import app
 from outrelay.relay.options import Overflow, RelayOptions
 
@@ -135,8 +137,9 @@ AUDIT = together(
 )
 
 
-@command("relay", run=app.run, check=app.check, examples=EXAMPLES)
+@command("relay", run=app.run, check=app.check, examples=EXAMPLES, runs_on=runs_on)
 @LISTENING
+@quic_engine_flag
 @CONTROLLER
 @credential_flags(required=True)
 @NAMES
@@ -151,6 +154,7 @@ def main(
     advertise: Address | None,
     listen_tcp: Address | None,
     advertise_tcp: Address | None,
+    quic_engine: str,
     controller: tuple[str, ...],
     controller_plaintext: bool,
     cert: Path,
@@ -183,6 +187,7 @@ def main(
         advertise=advertise,
         listen_tcp=listen_tcp,
         advertise_tcp=advertise_tcp,
+        quic_engine=EngineChoice(quic_engine),
         controllers=controller,
         controller_plaintext=controller_plaintext,
         cert=cert,

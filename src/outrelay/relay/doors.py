@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from outrelay.lib.checks import faults_of, try_bind
@@ -15,6 +15,7 @@ from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport.carrier import Address, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
+from outrelay.lib.transport.quic.engines import chosen
 from outrelay.lib.transport.refusal import OnRefused
 from outrelay.lib.transport.tcp.listener import TcpListener
 from outrelay.lib.transport.ways import Carrier
@@ -32,6 +33,7 @@ class Doors:
         tcp: Listens over TCP; None: nobody does.
         advertise: Where others reach ``quic``; None: at its own address.
         advertise_tcp: Where others reach ``tcp``, likewise.
+        engine: The packet engine of ``quic``, for the log.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Doors:
         *,
         advertise: Address | None = None,
         advertise_tcp: Address | None = None,
+        engine: str = "",
     ) -> None:
+        self._engine = engine
         self.listeners = {Carrier.QUIC: quic} | ({Carrier.TCP: tcp} if tcp else {})
         self.endpoint = address_text(advertise or quic.address)
         """Where others reach this relay over QUIC."""
@@ -61,6 +65,8 @@ class Doors:
         """Log where agents may come in."""
         for carrier, listener in self.listeners.items():
             log.info("listening", address=address_text(listener.address), carrier=carrier)
+        if self._engine:
+            log.info("packet engine chosen", engine=self._engine)
 
     async def close(self) -> None:
         """Close all of them, and what they accepted."""
@@ -89,6 +95,7 @@ async def open_doors(
         credentials=credentials,
         trust=trust,
         on_refused=on_refused,
+        engine=options.quic_engine,
     )
     try:
         tcp = None
@@ -102,7 +109,13 @@ async def open_doors(
     except BaseException:
         await quic.close()
         raise
-    doors = Doors(quic, tcp, advertise=options.advertise, advertise_tcp=options.advertise_tcp)
+    doors = Doors(
+        quic,
+        tcp,
+        advertise=options.advertise,
+        advertise_tcp=options.advertise_tcp,
+        engine=quic.engine,
+    )
     try:
         yield doors
     finally:
@@ -111,7 +124,10 @@ async def open_doors(
 
 def door_faults(options: RelayOptions) -> list[str]:
     """What keeps the doors from being opened, one line each."""
-    steps = [lambda: try_bind("--listen", options.listen, udp=True)]
+    steps: list[Callable[[], object]] = [
+        lambda: chosen(options.quic_engine),
+        lambda: try_bind("--listen", options.listen, udp=True),
+    ]
     if (tcp := options.listen_tcp) is not None:
         steps.append(lambda: try_bind("--listen-tcp", tcp, udp=False))
     return faults_of(*steps)

@@ -13,6 +13,7 @@ from outrelay.lib.control.channel import UNIX
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.uri import is_label
 from outrelay.lib.insight import UNSEEN, Insight
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.values import Address, parse_address
 
 SMALLEST_SPOOL = 64 * 1024
@@ -36,6 +37,7 @@ class RelayOptions:
         advertise: Where others reach that; None: at ``listen``.
         listen_tcp: Where they dial in over TCP; None: nowhere.
         advertise_tcp: Where others reach that; None: at ``listen_tcp``.
+        quic_engine: What builds the packets of QUIC.
         controllers: Targets of the controllers, tried in turn.
         controller_plaintext: Call them without TLS.
         cert: Certificate file.
@@ -63,6 +65,7 @@ class RelayOptions:
     advertise: Address | None = None
     listen_tcp: Address | None = None
     advertise_tcp: Address | None = None
+    quic_engine: EngineChoice = EngineChoice.AUTO
     controllers: tuple[str, ...]
     controller_plaintext: bool = False
     cert: Path

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from outrelay.lib.identity.uri import Identity, Role
@@ -16,6 +17,7 @@ from outrelay.lib.transport.carrier import Address, Connection, Dialer, Listener
 from outrelay.lib.transport.memory import MAX_STREAMS, MemoryNetwork
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic.engine import STREAMS, EngineOptions
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.transport.tcp import table
 from outrelay.lib.transport.tcp.dialer import TcpDialer
 from outrelay.lib.transport.tcp.listener import ListenerLimits, TcpListener
@@ -120,12 +122,17 @@ class MemoryHarness:
 
 
 class QuicHarness:
-    """The QUIC carrier over loopback."""
+    """The QUIC carrier over loopback.
+
+    Args:
+        engine: Which packet engine both ends run on.
+    """
 
     name = "quic"
     max_streams = STREAMS
 
-    def __init__(self) -> None:
+    def __init__(self, engine: EngineChoice = EngineChoice.AIOQUIC) -> None:
+        self._engine = engine
         self._idle_timeout = IDLE_TIMEOUT
         self._stack = AsyncExitStack()
 
@@ -164,7 +171,11 @@ class QuicHarness:
             idle_timeout=self._idle_timeout,
         )
         endpoint = await QuicEndpoint.bind(
-            LOOPBACK, credentials=options.credentials, trust=options.trust, options=options
+            LOOPBACK,
+            credentials=options.credentials,
+            trust=options.trust,
+            engine=self._engine,
+            options=options,
         )
         self._stack.push_async_callback(endpoint.close)
         return endpoint
@@ -219,5 +230,6 @@ class TcpHarness:
 HARNESSES: dict[str, Callable[[], Harness]] = {
     "memory": MemoryHarness,
     "quic": QuicHarness,
+    "quic native": partial(QuicHarness, EngineChoice.NATIVE),
     "tcp": TcpHarness,
 }

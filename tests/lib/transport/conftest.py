@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.lib.transport.carriers import HARNESSES, Harness, Pair, QuicHarness
+from tests.support.native import over_engines
 
 
-@pytest.fixture(params=HARNESSES)
+@pytest.fixture(params=over_engines(HARNESSES))
 async def carrier(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     """One carrier, ready to listen and dial."""
     harness: Harness = HARNESSES[request.param]()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
@@ -20,7 +20,7 @@ from outrelay.lib.transport.carrier import Address, Dialer, Listener
 from outrelay.lib.transport.quic import QuicEndpoint
 from outrelay.lib.transport.quic import endpoint as quic_endpoint
 from outrelay.lib.transport.quic.engine import EngineOptions
-from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
+from outrelay.lib.transport.quic.engines import EngineChoice
 from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
 from outrelay.lib.transport.tcp import connections as tcp_connections
 from outrelay.lib.transport.tcp import listener as tcp_listener
@@ -138,6 +138,8 @@ class Ground(ABC):
 class QuicGround(Ground):
     """QUIC: what is sent travels in Initial packets."""
 
+    engine: ClassVar[EngineChoice] = EngineChoice.AIOQUIC
+
     bounds: ClassVar[ModuleType] = quic_endpoint
     calendar: ClassVar[ModuleType] = quic_endpoint
 
@@ -178,9 +180,10 @@ class QuicGround(Ground):
 
     def allow(self, endpoint: Listener | Dialer, handshake_timeout: float) -> None:
         assert isinstance(endpoint, QuicEndpoint)
-        engine = endpoint._engine
-        assert isinstance(engine, AioquicEngine)
-        engine._options = replace(engine._options, handshake_timeout=handshake_timeout)
+        owner: Any = getattr(endpoint._engine, "_peers", endpoint._engine)
+        name = "options" if hasattr(owner, "options") else "_options"
+        options = replace(getattr(owner, name), handshake_timeout=handshake_timeout)
+        setattr(owner, name, options)
 
     def under_way(self, endpoint: Listener | Dialer) -> int:
         return len(endpoint._engine._links)  # type: ignore[union-attr]
@@ -226,10 +229,17 @@ class QuicGround(Ground):
             credentials=options.credentials,
             trust=options.trust,
             on_refused=self.on_refused,
+            engine=self.engine,
             options=options,
         )
         self._stack.push_async_callback(endpoint.close)
         return endpoint
+
+
+class NativeGround(QuicGround):
+    """The same on the native engine."""
+
+    engine = EngineChoice.NATIVE
 
 
 class TcpGround(Ground):
@@ -323,4 +333,8 @@ class TcpGround(Ground):
         return hostile_tcp.client_hello()
 
 
-GROUNDS: dict[str, Callable[[AsyncExitStack], Ground]] = {"quic": QuicGround, "tcp": TcpGround}
+GROUNDS: dict[str, Callable[[AsyncExitStack], Ground]] = {
+    "quic": QuicGround,
+    "quic native": NativeGround,
+    "tcp": TcpGround,
+}

@@ -17,6 +17,7 @@ from outrelay.lib.transport.tcp import opening
 from tests.lib.transport.carriers import PKI
 from tests.lib.transport.grounds import GROUNDS, HURRIED, Ground
 from tests.support.hostile_quic import tls12_client_hello
+from tests.support.native import over_engines
 from tests.support.pki import Hostile
 
 CAUSES = {
@@ -37,7 +38,7 @@ NOISE = random.Random(1).randbytes(300)
 HTTP = b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
-@pytest.fixture(params=GROUNDS)
+@pytest.fixture(params=over_engines(GROUNDS))
 async def ground(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Ground]:

@@ -14,11 +14,12 @@ from outrelay.lib.identity.uri import Role
 from tests.lib.transport.carriers import PKI, Pair, join
 from tests.lib.transport.grounds import GROUNDS, Ground
 from tests.lib.transport.streams import cancel, round_trips
+from tests.support.native import over_engines
 
 pytestmark = pytest.mark.both_loops
 
 
-@pytest.fixture(params=GROUNDS)
+@pytest.fixture(params=over_engines(GROUNDS))
 async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
         yield GROUNDS[request.param](stack)

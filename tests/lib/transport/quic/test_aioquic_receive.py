@@ -19,7 +19,8 @@ from outrelay.lib.transport.quic.aioquic_receive import (
 )
 from outrelay.lib.transport.quic.engine import EventKind
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
-from tests.lib.transport.quic.engines import agent, relay
+from tests.lib.transport.quic.engines import aioquic_agent as agent
+from tests.lib.transport.quic.engines import aioquic_relay as relay
 from tests.support.hostile_quic import Hello, initial
 from tests.support.virtual_quic import Datagram, End, Host, Network, Sink
 

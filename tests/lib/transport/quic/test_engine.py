@@ -19,6 +19,8 @@ from outrelay.lib.transport.quic.engine import Event, EventKind
 from tests.lib.transport.quic.engines import AGENT, PKI, RELAY, agent, relay
 from tests.support.virtual_quic import Datagram, End, Network, Path, Sink, Source
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 ROUGH = Path(loss=0.05, reorder=0.1, held=0.03, duplicate=0.05)
 
 

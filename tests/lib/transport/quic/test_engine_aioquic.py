@@ -20,7 +20,8 @@ from outrelay.lib.transport.quic.aioquic_core import CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import BURST, GrantedLimit
 from outrelay.lib.transport.quic.engine import STREAM_WINDOW, STREAMS, EventKind
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
-from tests.lib.transport.quic.engines import agent, relay
+from tests.lib.transport.quic.engines import aioquic_agent as agent
+from tests.lib.transport.quic.engines import aioquic_relay as relay
 from tests.support.virtual_quic import Datagram, End, Host, Network, Path, Sink, Source
 
 MIB = 1 << 20
@@ -112,7 +113,7 @@ def test_connections_that_ended_are_forgotten(network: Network) -> None:
     engine = engine_of(server)
 
     assert (engine._links, engine._routes, engine._touched) == ({}, {}, {})
-    assert engine._handshakes == 0
+    assert engine._gate.under_way == 0
     assert engine.next_deadline() is None
     assert engine._deadlines == []
 

@@ -14,6 +14,8 @@ from outrelay.lib.transport.quic.engine import EventKind
 from tests.lib.transport.quic.engines import PKI, agent, relay
 from tests.support.virtual_quic import End, Network, Source
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
 def network() -> Network:

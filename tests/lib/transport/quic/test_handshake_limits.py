@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic import engine_aioquic
 from outrelay.lib.transport.quic.engine import EventKind
-from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
+from outrelay.lib.transport.quic.gate import Gate
 from outrelay.lib.transport.quic.header import parse_header
 from outrelay.lib.transport.refusal import Cause
 from tests.lib.transport.quic.engines import agent, relay
 from tests.support.hostile_quic import Hello, is_retry
 from tests.support.virtual_quic import Datagram, End, Host, Network
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 NAT = "198.51.100.7"
 """The address many agents share."""
@@ -33,7 +33,8 @@ def turned_away(server: Host) -> dict[Cause, int]:
 
 
 def under_way(server: Host) -> int:
-    return cast("AioquicEngine", server.engine)._handshakes
+    gate: Gate = server.engine._gate  # type: ignore[attr-defined]
+    return gate.under_way
 
 
 def patient(network: Network, behind: str) -> Host:

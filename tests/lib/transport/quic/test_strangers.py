@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from outrelay.lib.transport.quic.engine import EventKind, Transmit
 from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
 from outrelay.lib.transport.quic.reset import StatelessResets, is_reset
-from tests.lib.transport.quic.engines import RELAY, agent, relay
+from tests.lib.transport.quic.engines import RELAY
+from tests.lib.transport.quic.engines import aioquic_agent as agent
+from tests.lib.transport.quic.engines import aioquic_relay as relay
 from tests.support.pki import TestPki
 from tests.support.virtual_quic import Datagram, Host, Network, Path, Sink
 
@@ -51,7 +53,7 @@ def answers(engine: AioquicEngine, datagram: bytes, now: float = NOW) -> list[Tr
 
 def is_untouched(engine: AioquicEngine) -> bool:
     """Whether no connection is kept, nor a timer for one."""
-    tables = (engine._links, engine._routes, engine._handshakes)
+    tables = (engine._links, engine._routes, engine._gate.under_way)
     return not any(tables) and engine.next_deadline() is None
 
 

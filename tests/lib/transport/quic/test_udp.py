@@ -108,6 +108,10 @@ def test_datagrams_arrive_as_they_were_batched(
     expected = [(bytes(buffer), sender.address) for buffer in transmit.buffers]
     assert arrived(receiver, len(sizes)) == expected
 
+    joined = Transmit(receiver.address, [b"".join(transmit.buffers)], transmit.segment_size)
+    assert sender.send(joined)
+    assert arrived(receiver, len(sizes)) == expected
+
 
 def test_a_batch_is_one_system_call_each_way(sockets: Sockets) -> None:
     sender, receiver = sockets.open(), sockets.open()
@@ -159,10 +163,12 @@ def test_where_batches_are_refused_their_datagrams_go_one_by_one(
     kernel = Kernel(sender, sendmsg=refuse)
     for _ in range(2):
         transmit = batch(receiver.address, FULL, FULL, 10)
-        assert sender.send(transmit)
-        assert [data for data, _ in arrived(receiver, 3)] == list(transmit.buffers)
+        joined = Transmit(transmit.address, [b"".join(transmit.buffers)], FULL)
+        for each in (transmit, joined):
+            assert sender.send(each)
+            assert [data for data, _ in arrived(receiver, 3)] == list(transmit.buffers)
 
-    assert kernel.sends <= 1 + 3 + 1 + 3
+    assert kernel.sends <= 4 * (1 + 3)
 
 
 def test_without_batches_from_the_kernel_datagrams_are_read_one_by_one(

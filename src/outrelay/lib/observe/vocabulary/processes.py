@@ -10,6 +10,8 @@ from outrelay.lib.observe.vocabulary.event import ALL, Event
 PROCESSES: Final = (
     Event("listening", ALL, "info", "address carrier listener service method",
           "Others can connect to this address."),
+    Event("packet engine chosen", "agent relay", "info", "engine",
+          "What builds the packets of QUIC (--quic-engine)."),
     Event("ready", ALL, "info", "relay_id endpoint", "The program does its work from now on."),
     Event("stopping", ALL, "info", "signal", "The program was asked to stop."),
     Event("stopping at once", ALL, "warning", "signal", "It was asked twice."),

@@ -32,6 +32,7 @@ from aioquic.quic.stream import QuicStream
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.quic.aioquic_send import SendingConnection
 from outrelay.lib.transport.quic.aioquic_streams import GrantedLimit, Pacer, StreamRecord
+from outrelay.lib.transport.quic.ends import FORGOTTEN, cut
 from outrelay.lib.transport.quic.engine import CONNECTION_WINDOW, FLIGHT_MAX, STREAMS
 from outrelay.lib.transport.quic.pathsize import PathSize
 from outrelay.lib.transport.quic.tls import Judge, MutualContext
@@ -42,17 +43,8 @@ WRITE_AGAIN = WRITE_BUFFER // 2
 ACK_DELAY = 0.005
 """Seconds an acknowledgement may wait for a packet to travel with."""
 
-REASON_MAX = 256
-"""Bytes of a close's reason."""
-
 KEY_LIFE = 1 << 22
 """Packets, in either direction, after which the dialling side has the keys changed."""
-
-IDLE_TIMEOUT = "Idle timeout"
-"""aioquic's reason of the end of a connection that was silent for too long."""
-
-FORGOTTEN = "the peer has restarted"
-"""Reason of the end of a connection that a stateless reset announced."""
 
 _ONE_RTT = quic_tls.Epoch.ONE_RTT
 _LOST = QuicDeliveryState.LOST
@@ -130,6 +122,11 @@ class CoreConnection(SendingConnection):
         return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)
 
     @property
+    def host_ids(self) -> list[bytes]:
+        """The ids the peer may send to."""
+        return [cid.cid for cid in self._host_cids]
+
+    @property
     def peer_reset_tokens(self) -> list[bytes]:
         """Tokens of the ids we may be sending to."""
         ids = [self._peer_cid, *self._peer_cid_available]
@@ -172,8 +169,7 @@ class CoreConnection(SendingConnection):
         self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
     ) -> None:
         """Cut a reason that would not fit a packet: a close that cannot be sent never ends."""
-        reason = reason_phrase.encode()[:REASON_MAX].decode(errors="ignore")
-        super().close(error_code, frame_type, reason)
+        super().close(error_code, frame_type, cut(reason_phrase))
 
     def _on_path_challenge_delivery(
         self, delivery: QuicDeliveryState, network_path: QuicNetworkPath

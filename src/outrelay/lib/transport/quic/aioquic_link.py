@@ -1,6 +1,6 @@
 """One aioquic connection as the engine sees it: its ids, and its news as the port's events.
 
-Source: engines.md; RFC 9001 section 4.8 for what an alert means.
+Source: engines.md.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from aioquic.quic.packet import QuicErrorCode
 
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.transport.carrier import Address, Peer
-from outrelay.lib.transport.quic.aioquic_core import FORGOTTEN, IDLE_TIMEOUT, CoreConnection
+from outrelay.lib.transport.quic.aioquic_core import CoreConnection
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
+from outrelay.lib.transport.quic.ends import (
+    FORGOTTEN,
+    IDLE_TIMEOUT,
+    NO_ANSWER,
+    cause_of,
+    is_final,
+    transport_code,
+)
 from outrelay.lib.transport.quic.engine import Event, EventKind
-from outrelay.lib.transport.quic.strangers import Admission
+from outrelay.lib.transport.quic.gate import Ticket
 from outrelay.lib.transport.refusal import Cause
-
-NO_ANSWER = "no answer in time"
-"""Why a handshake was given up."""
-
-_CERTIFICATE_ALERTS = {*range(0x100 + 42, 0x100 + 50), 0x100 + 116}
-_ALPN_ALERT = 0x100 + 120
-_FINAL_ALERTS = {*_CERTIFICATE_ALERTS, _ALPN_ALERT, 0x100 + 40}
-"""Alerts that another attempt cannot change: certificates, no common ALPN."""
 
 
 class Link:
@@ -38,7 +38,7 @@ class Link:
 
     __slots__ = (
         *("number", "dialled", "address", "core", "peer", "pings"),
-        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal", "admission"),
+        *("connected", "ended", "drained", "deadline", "handshake_by", "refusal", "ticket"),
         *("_table", "_ids", "_events"),
     )
 
@@ -62,7 +62,7 @@ class Link:
         self.deadline = float("inf")
         self.peer: Peer | None = None
         self.refusal = ""  # why our own judge said no
-        self.admission: Admission | None = None  # while the peer's handshake is under way
+        self.ticket: Ticket | None = None  # while the peer's handshake is under way
         self.pings = 0
         self._table = table
         self._ids: set[bytes] = set()
@@ -98,6 +98,8 @@ class Link:
         if self.is_pending and core.confirmed and self.peer is not None:
             self._confirmed(self.peer)
         if self.is_pending and core.closing is None:
+            for connection_id in core.host_ids:  # the peer may use them all before we hear of it
+                self.route(connection_id)
             return  # streams that came with the handshake are heard of once it is over
         while (event := core.next_event()) is not None:
             self._translate(event)
@@ -195,7 +197,7 @@ class Link:
                 reason=self.refusal or _refusal_text(end, by_peer=by_peer),
                 address=self.address,
                 by_peer=by_peer,
-                final=end.error_code in _FINAL_ALERTS,
+                final=is_final(end.error_code),
                 cause=self._cause(end, by_peer=by_peer),
             )
         )
@@ -205,9 +207,7 @@ class Link:
             return Cause.PEER
         if self.refusal == NO_ANSWER or _is_silent_end(end):
             return Cause.TIMEOUT
-        if end.error_code in _CERTIFICATE_ALERTS:
-            return Cause.CERTIFICATE
-        return Cause.ALPN if end.error_code == _ALPN_ALERT else Cause.HANDSHAKE
+        return cause_of(end.error_code)
 
     def _drained(self) -> None:
         if not self.ended:
@@ -228,7 +228,7 @@ def _code_of(end: quic_events.ConnectionTerminated) -> int:
     """The application's code, or what a code of the transport's amounts to."""
     if end.frame_type is None:
         return end.error_code
-    return ErrorCode.PROTOCOL if end.error_code else ErrorCode.NONE
+    return transport_code(end.error_code)
 
 
 def _refusal_text(end: quic_events.ConnectionTerminated, *, by_peer: bool) -> str:

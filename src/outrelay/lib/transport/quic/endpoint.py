@@ -29,7 +29,7 @@ from outrelay.lib.transport.quic.engine import (
     EventKind,
     Transmit,
 )
-from outrelay.lib.transport.quic.engine_aioquic import AioquicEngine
+from outrelay.lib.transport.quic.engines import EngineChoice, make_engine
 from outrelay.lib.transport.quic.udp import UdpSocket
 from outrelay.lib.transport.refusal import OnRefused, Refusal
 from outrelay.lib.transport.sockets import config_errors
@@ -82,6 +82,7 @@ class QuicEndpoint:
         accept_roles: Collection[Role] = frozenset({Role.AGENT, Role.RELAY}),
         on_refused: OnRefused | None = None,
         alpn: str = "orp/1",
+        engine: EngineChoice = EngineChoice.AUTO,
         options: EngineOptions | None = None,
     ) -> QuicEndpoint:
         """An endpoint on ``address``.
@@ -93,23 +94,27 @@ class QuicEndpoint:
             accept_roles: Roles that may dial us; empty: a dialler only.
             on_refused: Told of everybody turned away here.
             alpn: The one protocol spoken.
-            options: Replaces the four above, for tests of limits.
+            engine: Which packet engine it runs on.
+            options: Replaces what says the same above, for tests of limits.
 
         Raises:
-            ConfigError: The address cannot be bound.
+            ConfigError: The address cannot be bound, or the engine cannot be had.
         """
+        options = options or EngineOptions(
+            credentials=credentials,
+            trust=trust,
+            accept_roles=frozenset(accept_roles),
+            alpn=alpn,
+        )
+        made = make_engine(options, engine)
         with config_errors(address, "UDP"):
             sock = UdpSocket(address)
-        engine = AioquicEngine(
-            options
-            or EngineOptions(
-                credentials=credentials,
-                trust=trust,
-                accept_roles=frozenset(accept_roles),
-                alpn=alpn,
-            )
-        )
-        return cls(sock, engine, on_refused)
+        return cls(sock, made, on_refused)
+
+    @property
+    def engine(self) -> str:
+        """The name of the packet engine it runs on."""
+        return self._engine.name
 
     @property
     def address(self) -> Address:

@@ -21,7 +21,7 @@ Rules for both sides:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -64,7 +64,7 @@ class EventKind(IntEnum):
     WRITABLE = 3  # stream
     STOPPED = 4  # stream, code: the peer reads no more
     RESET = 5  # stream, code: the peer sends no more
-    FINISHED = 6  # stream: the peer has acknowledged everything up to our FIN
+    FINISHED = 6  # stream: the peer has acknowledged everything up to our FIN, or we gave it up
     STREAMS_AVAILABLE = 7
     REFUSED = 8  # cause, reason, final: a handshake failed; address says whose
     LOST = 9  # code, reason, by_peer, timed_out
@@ -90,12 +90,24 @@ class Event(NamedTuple):
 class Transmit(NamedTuple):
     """Datagrams for one address: all of ``segment_size`` bytes, the last may be shorter.
 
-    The buffers, one after the other, are the bytes to hand to a single UDP_SEGMENT send.
+    The buffers, one after the other, are the bytes to hand to a single UDP_SEGMENT send. Each
+    holds one datagram or several; only the last one's last may be short.
     """
 
     address: Address
     buffers: Sequence[bytes]
     segment_size: int
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether this is more than one datagram."""
+        return len(self.buffers) > 1 or len(self.buffers[0]) > self.segment_size
+
+    def datagrams(self) -> Iterator[bytes]:
+        """One after the other."""
+        for buffer in self.buffers:
+            for start in range(0, len(buffer), self.segment_size):
+                yield buffer[start : start + self.segment_size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +140,11 @@ class Engine(Protocol):
     name: str
 
     def show(self, credentials: Credentials) -> None:
-        """Show ``credentials`` from the next handshake on."""
+        """Show ``credentials`` from the next handshake on.
+
+        Raises:
+            ConfigError: They are not usable here; the old ones stay.
+        """
 
     def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
         """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter."""

@@ -30,18 +30,20 @@ from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
-from outrelay.lib.transport.quic.aioquic_link import NO_ANSWER, Link
+from outrelay.lib.transport.quic.aioquic_link import Link
 from outrelay.lib.transport.quic.aioquic_streams import StreamRecord
+from outrelay.lib.transport.quic.ends import NO_ANSWER
 from outrelay.lib.transport.quic.engine import (
     STREAM_WINDOW,
     EngineOptions,
     Event,
     Transmit,
 )
-from outrelay.lib.transport.quic.header import CID_LENGTH, Header, parse_header
+from outrelay.lib.transport.quic.gate import Gate
+from outrelay.lib.transport.quic.header import CID_LENGTH, VERSION, Header, parse_header
 from outrelay.lib.transport.quic.reset import StatelessResets, is_reset
 from outrelay.lib.transport.quic.segments import segment, split
-from outrelay.lib.transport.quic.strangers import VERSION, Admission, Strangers
+from outrelay.lib.transport.quic.strangers import Admission, Strangers
 from outrelay.lib.transport.refusal import Cause, Refusal
 
 _log = get_logger(__name__)
@@ -61,9 +63,9 @@ class AioquicEngine:
         self._touched: dict[int, Link] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._events: list[Event] = []
-        self._handshakes = 0
+        self._gate = Gate(options)
         self._resets = StatelessResets(options.credentials)
-        self._strangers = Strangers(options, self._resets)
+        self._strangers = Strangers(options, self._gate, self._resets)
 
     def show(self, credentials: Credentials) -> None:
         self._options = replace(self._options, credentials=credentials)
@@ -75,7 +77,7 @@ class AioquicEngine:
         for datagram in split(data, segment_size):
             header = parse_header(datagram)
             if header is None:
-                self._strangers.refuse(Cause.NOISE, address)
+                self._gate.refuse(Cause.NOISE, address)
                 continue
             link = self._routes.get(header.destination)
             if link is None:
@@ -83,7 +85,7 @@ class AioquicEngine:
             if link is not None:
                 self._feed(link, datagram, address, now)
                 if not link.core.begun:  # its first datagram was no Initial of anybody
-                    self._strangers.refuse(Cause.NOISE, address)
+                    self._gate.refuse(Cause.NOISE, address)
                     self._remove(link)
 
     def _feed(self, link: Link, datagram: bytes, address: Address, now: float) -> None:
@@ -106,9 +108,7 @@ class AioquicEngine:
         if not header.is_long:
             self._lost_track(header, datagram, address, now)
             return None
-        admission = self._strangers.admit(
-            header, len(datagram), address, handshakes=self._handshakes, now=now
-        )
+        admission = self._strangers.admit(header, len(datagram), address, now)
         if admission is None:
             return None
         return self._accept(header.destination, admission, address, now)
@@ -136,8 +136,7 @@ class AioquicEngine:
             original_destination_connection_id=admission.original_destination,
             retry_source_connection_id=admission.retry_source,
         )
-        link.admission = admission
-        self._handshakes += 1
+        link.ticket = admission.ticket
         link.route(destination)
         link.route(link.core.host_cid)
         return link
@@ -286,13 +285,12 @@ class AioquicEngine:
         self._touched.pop(link.number, None)
 
     def _handshake_over(self, link: Link) -> None:
-        if link.admission is not None:
-            self._strangers.over(link.admission)
-            self._handshakes -= 1
-            link.admission = None
+        if link.ticket is not None:
+            self._gate.over(link.ticket)
+            link.ticket = None
 
     def refusals(self) -> list[Refusal]:
-        return self._strangers.take_refusals()
+        return self._gate.take_refusals()
 
     # What the shell asks
 

@@ -10,6 +10,12 @@ from typing import NamedTuple
 CID_LENGTH = 8
 """Length of the connection ids we choose; short headers do not say it."""
 
+VERSION = 1
+"""The version we speak."""
+
+INITIAL_MINIMUM = 1200
+"""Bytes of a datagram with a client's first packet, at least."""
+
 _INITIAL = 0
 
 
@@ -44,7 +50,7 @@ def _parse_long(datagram: bytes) -> Header | None:
         return None
     source = datagram[at + 1 : end]
     is_initial = (datagram[0] >> 4) & 0b11 == _INITIAL
-    token = _token(datagram, end) if is_initial and version == 1 else b""
+    token = _token(datagram, end) if is_initial and version == VERSION else b""
     if token is None:
         return None
     return Header(True, is_initial, version, destination, source, token)

@@ -39,10 +39,7 @@ class StatelessResets:
 
     def use(self, credentials: Credentials) -> None:
         """Derive tokens from another private key from now on: the next process will know it."""
-        secret = credentials.private_key.private_bytes(
-            Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
-        )
-        self._key = hashlib.sha256(b"outrelay stateless reset" + secret).digest()
+        self._key = reset_key(credentials)
 
     def token(self, connection_id: bytes) -> bytes:
         """What proves that we issued ``connection_id``."""
@@ -66,6 +63,14 @@ class StatelessResets:
             self._second, self._sent = int(now), 0
         self._sent += 1
         return self._sent <= RATE
+
+
+def reset_key(credentials: Credentials) -> bytes:
+    """What the tokens of everybody with this private key are derived from."""
+    secret = credentials.private_key.private_bytes(
+        Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+    )
+    return hashlib.sha256(b"outrelay stateless reset" + secret).digest()
 
 
 def is_reset(datagram: bytes, tokens: list[bytes]) -> bool:

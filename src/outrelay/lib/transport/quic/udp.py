@@ -109,11 +109,11 @@ class UdpSocket:
         Anything else that keeps a datagram from leaving counts as its loss.
         """
         target = self._target(transmit.address)
-        if len(transmit.buffers) > 1 and self._sends_batches:
+        if transmit.is_batch and self._sends_batches:
             sent = self._send_batch(transmit, target)
             if sent is not None:
                 return sent
-        return all(self._send(buffer, target) for buffer in transmit.buffers)
+        return all(self._send(datagram, target) for datagram in transmit.datagrams())
 
     def _send_batch(self, transmit: Transmit, target: Address) -> bool | None:
         """True or False as ``send``; None when the kernel wants them one by one."""

@@ -1,0 +1,143 @@
+"""Whom the native engine talks to: who may begin, who is accepted, and what is known of each.
+
+The extension asks here while it handles a datagram (``admit``, ``judge``); nothing here knows
+the extension, so that the two do not keep each other alive.
+
+Source: protocol.md section 1, "Peer verification".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from itertools import count
+
+from cryptography import x509
+
+from outrelay.lib.errors import IdentityError
+from outrelay.lib.identity.uri import Role
+from outrelay.lib.identity.verify import Usage, verify_peer
+from outrelay.lib.transport.carrier import Address, Peer
+from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.gate import Gate, Ticket
+from outrelay.lib.transport.quic.header import parse_header
+from outrelay.lib.transport.refusal import Cause
+
+PROVE = 0
+IGNORE = -1
+"""Answers of ``admit`` beside the number of a connection."""
+
+
+class Link:
+    """One connection, by its number."""
+
+    __slots__ = (
+        *("number", "dialled", "address", "roles", "server_name"),
+        *("connected", "ended", "peer", "refusal", "ticket"),
+    )
+
+    def __init__(self, number: int, address: Address, *, dialled: bool) -> None:
+        self.number = number
+        self.dialled = dialled
+        self.address = address
+        self.roles: Collection[Role] = ()
+        self.server_name = ""
+        self.connected = False
+        self.ended = False  # LOST or REFUSED was said
+        self.peer: Peer | None = None
+        self.refusal = ""  # why our own judge said no
+        self.ticket: Ticket | None = None  # while the peer's handshake is under way
+
+
+class Peers:
+    """The connections of one engine, and its policy.
+
+    Args:
+        options: The engine's.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.gate = Gate(options)
+        self.links: dict[int, Link] = {}
+        self.pending: dict[int, float] = {}
+        """When each handshake under way must be over, the earliest first."""
+        self.now = 0.0
+        """When the datagram was received that is being handled."""
+        self._numbers = count(1)
+
+    def dial(
+        self, address: Address, *, roles: Collection[Role], server_name: str, now: float
+    ) -> Link:
+        """A connection that we begin."""
+        link = self._begin(address, now, dialled=True)
+        link.roles, link.server_name = roles, server_name
+        return link
+
+    def admit(self, host: str, port: int, proven: bool) -> int:
+        """The number of the connection that somebody may begin, or PROVE or IGNORE."""
+        address = host, port
+        ticket = self.gate.admit(address, proven=proven, now=self.now)
+        if ticket is None:
+            return PROVE
+        if isinstance(ticket, Cause):
+            self.gate.refuse(ticket, address)
+            return IGNORE
+        link = self._begin(address, self.now, dialled=False)
+        link.roles, link.ticket = self.options.accept_roles, ticket
+        return link.number
+
+    def _begin(self, address: Address, now: float, *, dialled: bool) -> Link:
+        link = Link(next(self._numbers), address, dialled=dialled)
+        self.links[link.number] = link
+        self.pending[link.number] = now + self.options.handshake_timeout
+        return link
+
+    def judge(self, number: int, chain: Sequence[bytes]) -> str:
+        """What is wrong with the certificates of a peer, leaf first; empty: nothing."""
+        link = self.links[number]
+        try:
+            certificates = [x509.load_der_x509_certificate(each) for each in chain]
+            identity = verify_peer(
+                certificates,
+                self.options.trust,
+                usage=Usage.SERVER if link.dialled else Usage.CLIENT,
+                roles=link.roles,
+                server_name=link.server_name,
+                now=datetime.now(UTC),
+            )
+        except IdentityError as error:
+            link.refusal = str(error)
+            return error.fault
+        except (ValueError, x509.InvalidVersion):
+            link.refusal = "peer certificate cannot be read"
+            return "cannot be read"
+        expires = certificates[0].not_valid_after_utc.timestamp()
+        link.peer = Peer(identity=identity, expires=expires)
+        return ""
+
+    def wasted(self, datagram: bytes, address: Address) -> None:
+        """Count a datagram that was for no connection and began none."""
+        header = parse_header(datagram)
+        if header is None:
+            cause = Cause.NOISE
+        elif header.is_long:
+            fault = self.gate.fault_of(header, len(datagram))
+            cause = fault or (Cause.PROOF if header.token else Cause.NOISE)
+        elif self.options.accept_roles:
+            cause = Cause.FORGOTTEN
+        else:
+            return
+        self.gate.refuse(cause, address)
+
+    def settled(self, link: Link) -> None:
+        """Its handshake is over; one that failed is until here: it costs memory."""
+        self.pending.pop(link.number, None)
+        if link.ticket is not None:
+            self.gate.over(link.ticket)
+            link.ticket = None
+
+    def forget(self, link: Link) -> None:
+        """The connection is gone."""
+        self.settled(link)
+        del self.links[link.number]

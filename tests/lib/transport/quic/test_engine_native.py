@@ -1,0 +1,291 @@
+"""What only the native engine does, and what nobody can do to it."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outrelay.lib.errors import ConfigError, ErrorCode
+from outrelay.lib.transport.quic import engines as choices
+from outrelay.lib.transport.quic.engine import STREAM_WINDOW, Engine, EventKind
+from tests.lib.transport.quic import engines
+from tests.lib.transport.quic.engines import AGENT, PKI
+from tests.lib.transport.quic.windows import window_after
+from tests.support.native import needs_native
+from tests.support.virtual_quic import Datagram, End, Network, Sink, Source
+
+if TYPE_CHECKING:
+    from outrelay.lib.transport.quic.engine_native import NativeEngine
+
+pytestmark = needs_native
+
+NATIVE = choices.EngineChoice.NATIVE
+STRANGER = ("203.0.113.9", 9)
+MIB = 1 << 20
+
+
+def agent(**differences: Any) -> Engine:
+    return choices.make_engine(engines._agent(differences), NATIVE)
+
+
+def relay(**differences: Any) -> Engine:
+    return choices.make_engine(engines._relay(differences), NATIVE)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def ends(network: Network) -> tuple[End, End]:
+    return network.connect(network.host(agent()), network.host(relay()))
+
+
+def core(engine: Engine) -> Any:
+    made: NativeEngine = engine  # type: ignore[assignment]
+    return made._core
+
+
+def payload(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+# Streams
+
+
+def test_the_window_stays_also_for_a_reader_that_is_quick(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    """quinn-proto has one window for all streams; see docs/decisions."""
+    assert window_after(network, ends, pause=0.021) == STREAM_WINDOW
+
+
+def test_a_read_of_a_stream_that_is_over_is_a_mistake_of_ours(ends: tuple[End, End]) -> None:
+    near, _ = ends
+    with pytest.raises(KeyError):
+        near.read(400)
+    with pytest.raises(KeyError):
+        near.host.engine.read(near.number + 1, 0, 1)
+
+
+def test_keys_change_under_a_transfer(network: Network, ends: tuple[End, End]) -> None:
+    near, far = ends
+    stream = near.must_open()
+    sink = Sink(far, stream)
+    Source(near, stream, payload(2 * MIB))
+    for part in range(1, 4):
+        network.run(lambda part=part: len(sink.data) > part * MIB // 2)  # type: ignore[misc]
+        core(near.host.engine).update_keys(near.number)
+    network.run(lambda: sink.finished)
+
+    assert sink.data == payload(2 * MIB)
+
+
+# Certificates
+
+
+def test_certificates_are_exchanged_without_a_new_listener(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    near, far = ends
+    renewed = PKI.relay(name="r2")
+    far.host.engine.show(renewed)
+    later, _ = network.connect(network.host(agent()), far.host)
+
+    peer = later.event(EventKind.CONNECTED).peer
+    assert peer is not None
+    assert peer.identity == renewed.identity
+    assert network.transfer(near, far, b"still there") == b"still there"
+
+
+def test_a_key_that_rustls_cannot_use_is_told(network: Network, ends: tuple[End, End]) -> None:
+    odd = PKI.forge(AGENT.identity, private_key=ec.generate_private_key(ec.SECP521R1()))
+    with pytest.raises(ConfigError, match="--quic-engine aioquic"):
+        agent(credentials=odd)
+    near, far = ends
+    with pytest.raises(ConfigError):
+        near.host.engine.show(odd)
+
+    assert network.transfer(near, far, b"unharmed") == b"unharmed"
+
+
+@pytest.mark.parametrize("address", [("no address", 1), ("192.0.2.1", 0), ("fe80::1%lo", 1)])
+def test_what_is_no_address_cannot_be_dialled(address: tuple[str, int]) -> None:
+    engine = agent()
+    number = engine.connect(address, roles=(), server_name="localhost", now=1.0)
+
+    refused, drained = engine.events()
+    assert (refused.kind, refused.address) == (EventKind.REFUSED, address)
+    assert (drained.kind, drained.connection) == (EventKind.DRAINED, number)
+    engine.receive(memoryview(bytes(100)), 100, ("fe80::1%lo", 1), 1.0)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "under_score.example", "", "a" * 300])
+def test_any_server_name_may_be_asked_for(network: Network, name: str) -> None:
+    near = network.host(agent()).dial(network.host(relay()), server_name=name)
+    network.run(lambda: bool(near.events(EventKind.CONNECTED) or near.events(EventKind.REFUSED)))
+
+    assert bool(near.events(EventKind.CONNECTED)) == (name == "")
+
+
+# What arrives
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.binary(min_size=1, max_size=1500), min_size=1, max_size=5))
+def test_random_datagrams_do_nothing(datagrams: list[bytes]) -> None:
+    engine = relay()
+    for datagram in datagrams:
+        engine.receive(memoryview(datagram), len(datagram), STRANGER, 1.0)
+    answers = engine.transmits(1.0)
+
+    assert engine.events() == []
+    assert all(len(answer.buffers[0]) <= max(map(len, datagrams)) for answer in answers)
+
+
+class Mutations:
+    """Damages datagrams on their way: bits, lengths, order; the originals may follow.
+
+    Args:
+        chance: Decides.
+        network: Where they go.
+    """
+
+    def __init__(self, chance: random.Random, network: Network) -> None:
+        self._chance = chance
+        self._network = network
+        self._is_sending = False
+        self.damaged = 0
+
+    def passes(self, datagram: Datagram) -> bool:
+        """Whether the datagram itself arrives."""
+        if self._is_sending or self._chance.random() > 0.3:
+            return True
+        self._is_sending = True
+        self._network.send(datagram._replace(data=self._damage(bytearray(datagram.data))))
+        self._is_sending = False
+        self.damaged += 1
+        return self._chance.random() < 0.7
+
+    def _damage(self, data: bytearray) -> bytes:
+        chance = self._chance
+        for _ in range(chance.choice([1, 1, 3, 30])):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        end = chance.choice([len(data), len(data), chance.randrange(1, len(data) + 1)])
+        return bytes(data[:end]) + chance.randbytes(chance.choice([0, 0, 40]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_datagrams_of_a_real_conversation_are_survived(seed: int) -> None:
+    network = Network(seed=seed)
+    mutations = Mutations(random.Random(seed), network)
+    network.passes = mutations.passes
+    options = {"handshake_timeout": 60.0, "idle_timeout": 60.0}
+    near, far = network.connect(
+        network.host(agent(**options)), network.host(relay(**options)), within=60.0
+    )
+    for data in (payload(100_000), payload(200_000)):
+        assert network.transfer(near, far, data) == data
+        assert network.transfer(far, near, data) == data
+
+    assert mutations.damaged > 50
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.data())
+def test_whatever_the_shell_asks_it_is_no_panic(data: st.DataObject) -> None:
+    """Numbers out of order, of nobody, too large: KeyError or ValueError, and life goes on."""
+    network = Network()
+    near, far = network.connect(network.host(agent()), network.host(relay()))
+    numbers = st.sampled_from([near.number, near.number, near.number, 0, 77, 1 << 60])
+    streams = st.sampled_from([0, 0, 4, 1, 2, 3, 4 * 1023, (1 << 62) - 1, 1 << 62, (1 << 64) - 1])
+    engine = near.host.engine
+    for _ in range(data.draw(st.integers(1, 12))):
+        number, stream = data.draw(numbers), data.draw(streams)
+        code = data.draw(st.sampled_from([0, 1, (1 << 62) - 1, 1 << 62]))
+        call: Callable[[], object] = data.draw(
+            st.sampled_from(
+                [
+                    lambda: engine.open_stream(number),  # noqa: B023 - called at once
+                    lambda: engine.read(number, stream, 100),  # noqa: B023
+                    lambda: engine.write(number, stream, memoryview(b"x" * 1000)),  # noqa: B023
+                    lambda: engine.finish(number, stream),  # noqa: B023
+                    lambda: engine.reset(number, stream, code),  # noqa: B023
+                    lambda: engine.stop_sending(number, stream, code),  # noqa: B023
+                    lambda: engine.unsent(number, stream),  # noqa: B023
+                    lambda: engine.ping(number),  # noqa: B023
+                    lambda: network.run_for(0.02),
+                ]
+            )
+        )
+        with suppress(KeyError, ValueError):
+            call()
+    if not near.events(EventKind.LOST):
+        near.close(ErrorCode.NONE, "")
+    network.run(lambda: bool(near.events(EventKind.DRAINED)))
+    network.run(lambda: bool(far.events(EventKind.DRAINED)), within=11.0)
+
+
+def test_a_fault_inside_ends_one_connection(
+    network: Network, ends: tuple[End, End], capfd: pytest.CaptureFixture[str]
+) -> None:
+    near, far = ends
+    other, _ = network.connect(near.host, far.host)
+    core(near.host.engine).finish(near.number, 3)  # a stream on which only the peer may send
+
+    network.run(lambda: bool(near.events(EventKind.DRAINED)), within=1.0)
+    lost = near.event(EventKind.LOST)
+    assert "fault" in lost.reason
+    assert (lost.by_peer, lost.timed_out) == (False, False)
+    assert network.transfer(other, End(far.host, 2), b"unharmed") == b"unharmed"
+    assert "panicked" in capfd.readouterr().err
+
+
+# Memory
+
+
+def test_connections_leave_nothing_behind() -> None:
+    network = Network()
+    client, server = network.host(agent()), network.host(relay(source_burst=100_000))
+    process = psutil.Process()
+
+    def come_and_go(times: int) -> int:
+        for _ in range(times):
+            near, far = network.connect(client, server)
+            near.write(near.must_open(), b"x")
+            near.close()
+            network.run(lambda far=far: bool(far.events(EventKind.DRAINED)))  # type: ignore[misc]
+            network.run(lambda near=near: bool(near.events(EventKind.DRAINED)))  # type: ignore[misc]
+            client.log.clear()
+            server.log.clear()
+            client.sent_sizes.clear()
+            server.sent_sizes.clear()
+        return process.memory_info().rss
+
+    come_and_go(100)
+    before = come_and_go(50)
+    after = come_and_go(250)
+
+    assert after - before < 2 * MIB
+    for host in (client, server):
+        links: dict[int, Any] = host.engine._links  # type: ignore[attr-defined]
+        assert links == {}
+        assert host.engine.next_deadline() is None
+
+
+def test_an_engine_that_nobody_needs_is_gone() -> None:
+    engine = relay()
+    peers = engine._peers  # type: ignore[attr-defined]
+    del engine
+
+    assert sys.getrefcount(peers) == 2
