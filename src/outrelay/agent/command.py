@@ -23,6 +23,7 @@ from outrelay.agent.options import (
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.options import (
     ADDRESS,
+    COUNT,
     DURATION,
     FOLDER,
     SIZE,
@@ -131,7 +132,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
 )
 @flag(
     "--max-streams",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=10_000,
     help="Streams at a time, opened and served together.",
 )

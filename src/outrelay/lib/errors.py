@@ -249,12 +249,24 @@ class ControlError(OutRelayError):
 
 
 class StoreError(OutRelayError):
-    """The controller's database cannot be used."""
+    """The controller's database cannot be used.
 
-    def __init__(self, subject: str, fault: str) -> None:
-        super().__init__(subject, fault)
+    Args:
+        subject: The file.
+        fault: What is wrong with it.
+        fix: What to do about it; may be empty.
+    """
+
+    def __init__(self, subject: str, fault: str, fix: str = "") -> None:
+        super().__init__(subject, fault, fix)
         self.subject = subject
         self.fault = fault
+        self.fix = fix
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to do, without the file."""
+        return f"{self.fault}; {self.fix}" if self.fix else self.fault
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.fault}"
+        return f"{self.subject}: {self.reason}"

@@ -12,6 +12,7 @@ import click
 
 from outrelay.lib.options import (
     ADDRESS,
+    COUNT,
     DURATION,
     FOLDER,
     OPTIONAL_ADDRESS,
@@ -81,7 +82,7 @@ OF_ALL_AGENTS = "The same for all agents of a tenant together."
 
 def most(name: str, default: int, text: str = OF_ALL_AGENTS) -> Callable[[Decorated], Decorated]:
     """A flag that is a bound: at least 1."""
-    return flag(name, type=click.IntRange(min=1), default=default, help=text)
+    return flag(name, type=COUNT, default=default, help=text)
 
 
 BOUNDS = together(
