@@ -123,6 +123,10 @@ proto: $(STAMP) ## generate the protobuf code from api/
 docs: $(STAMP) ## build the documentation into site/, to be read in a browser
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+.PHONY: man
+man: $(STAMP) ## write man pages of all commands into build/man
+	@$(BIN)/python -m outrelay.tools.man
+
 .PHONY: docs-reference
 docs-reference: $(STAMP) ## generate docs/reference from the code
 	@$(BIN)/python -m outrelay.tools.reference

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -62,10 +63,9 @@ def blocks(page: Path) -> Iterator[Block]:
     for found in _MARKED.finditer(text):
         if found["hidden"]:
             yield Block(text=found["hidden"], way=Way.RUN)
-        elif found["note"] == "fails":
-            yield Block(text=found["text"], way=Way.FAIL)
-        else:
-            yield Block(text=found["text"], way=Way.PARSE if found["note"] else Way.RUN)
+            continue
+        way = Way.FAIL if found["note"] == "fails" else Way.PARSE if found["note"] else Way.RUN
+        yield Block(text=textwrap.dedent(found["text"].rstrip(" ")), way=way)
     for indented in _INDENTED.finditer(_MARKED.sub("", text)):
         yield Block(text=indented[0], way=Way.PARSE)
 

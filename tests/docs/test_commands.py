@@ -24,7 +24,7 @@ import pytest
 
 from tests.docs.blocks import PAGES, ROOT, Block, Way, blocks, words
 from tests.support.patience import PATIENCE
-from tests.support.ports import free_port
+from tests.support.ports import unused_port
 
 SCRIPTS = distribution("outrelay").entry_points.select(group="console_scripts")
 PROGRAMS: dict[str, click.Command] = {each.name: each.load() for each in SCRIPTS}
@@ -42,7 +42,8 @@ trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 started=0
 start() {
   local log=service-$((++started)).log
-  "$@" > $log 2>&1 &
+  : > $log
+  "$@" >> $log 2>&1 &
   until grep -qE 'INFO +ready|Serving HTTP' $log; do
     kill -0 $! 2> /dev/null || { echo "$* ended:"; cat $log; exit 1; }
     sleep 0.05
@@ -89,21 +90,21 @@ def named(page: Path) -> str:
 @pytest.mark.parametrize("page", pages_that_run(), ids=named)
 def test_what_a_page_tells_to_type_works(page: Path, folder: Path) -> None:
     script = PRELUDE + script_of(page, folder)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["bash", "-c", script],
         cwd=folder,
-        env=environment(folder, script),
+        env=environment(folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=4 * PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=2 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
     assert process.returncode == 0, f"{script}\n{output}"
 
 
@@ -118,7 +119,7 @@ class Ports(dict[str, str]):
     """A free port for each that pages name."""
 
     def __missing__(self, port: str) -> str:
-        self[port] = str(free_port())
+        self[port] = str(unused_port())
         return self[port]
 
     def __call__(self, found: re.Match[str]) -> str:
@@ -155,9 +156,9 @@ def goes_on(command: list[str]) -> bool:
     return bool(command) and command[0] in SERVICES and not ENDS.intersection(command)
 
 
-def environment(folder: Path, script: str) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """The variables of a shell where programs find each other without being told."""
-    controller, relay = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    controller, relay = (f"127.0.0.1:{unused_port()}" for _ in range(2))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OUTRELAY_")}
     scripts = Path(sys.executable).parent
     return inherited | {
@@ -170,7 +171,9 @@ def environment(folder: Path, script: str) -> dict[str, str]:
         "OUTRELAY_CLI_CONTROLLER": controller,
         "OUTRELAY_RELAY_LISTEN": relay,
         "OUTRELAY_AGENT_RELAY": relay,
-        **{f"OUTRELAY_{name}_DEBUG_LISTEN": "127.0.0.1:0" for name in ("CONTROLLER", "RELAY", "AGENT")},
+        "OUTRELAY_CONTROLLER_DEBUG_LISTEN": "127.0.0.1:0",
+        "OUTRELAY_RELAY_DEBUG_LISTEN": "127.0.0.1:0",
+        "OUTRELAY_AGENT_DEBUG_LISTEN": "127.0.0.1:0",
     }
 
 
