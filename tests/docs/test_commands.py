@@ -38,7 +38,7 @@ FOLDERS = re.compile(r"/(?:var/lib|run|etc)/outrelay")
 
 PRELUDE = """\
 set -euo pipefail
-trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
+trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
 started=0
 start() {
   local log=service-$((++started)).log
@@ -203,8 +203,9 @@ def understand(command: click.Command, arguments: list[str], name: str) -> None:
         context.allow_interspersed_args = False
     given, rest, _ = command.make_parser(context).parse_args(list(arguments))
     for param in command.params:
-        if param.name in given and not param.is_eager:
-            param.type_cast_value(context, given[param.name])
+        value = given.get(param.name or "")
+        if isinstance(value, str | list) and not param.is_eager:
+            param.type_cast_value(context, value)
     if isinstance(command, click.Group) and rest:
         inner = command.get_command(context, rest[0])
         if inner is None:
