@@ -30,7 +30,7 @@ def test_every_program_and_subcommand_has_one(folder: Path) -> None:
 def test_a_page_says_what_the_help_says(folder: Path) -> None:
     page = (folder / "outrelay-cli-policy-add.1").read_text()
     assert ".SH NAME\noutrelay\\-cli\\-policy\\-add \\- Add a rule and print its id.\n" in page
-    assert ".TP\n.B \\-\\-caller TEXT\nAgents that call; * matches any characters.\n" in page
+    assert ".TP\n.B \\-\\-caller TEXT\nAgents that call; * matches any characters. (default" in page
     assert ".SH EXAMPLES\n.PP\n.nf\n" in page
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from outrelay import __version__
-from outrelay.tools.reference import programs
+from outrelay.tools.reference import default_of, programs, variable
 
 OUT = Path("build") / "man"
 
@@ -55,7 +55,9 @@ def _page(command: click.Command, ctx: click.Context, name: str) -> Iterator[str
 def _option(option: click.Option, ctx: click.Context) -> Iterator[str]:
     value = "" if option.is_flag else f" {option.make_metavar(ctx)}"
     yield from (".TP", f".B {_escaped(', '.join((*option.opts, *option.secondary_opts)) + value)}")
-    yield _escaped(option.help or "")
+    facts = (("default", default_of(option)), ("variable", variable(option, ctx)))
+    told = ", ".join(f"{what} {value.strip('`')}" for what, value in facts if value)
+    yield _escaped(f"{option.help or ''}{f' ({told})' if told else ''}")
 
 
 def _paragraphs(text: str) -> Iterator[str]:

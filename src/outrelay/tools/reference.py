@@ -99,18 +99,19 @@ def _row(param: click.Parameter, ctx: click.Context) -> str:
     names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
     value = "" if param.is_flag else f" {param.make_metavar(ctx)}"
     repeated = " (may be repeated)" if param.multiple else ""
-    cells = (names + value, _variable(param, ctx), _default(param), f"{param.help}{repeated}")
+    cells = (names + value, variable(param, ctx), default_of(param), f"{param.help}{repeated}")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _variable(param: click.Option, ctx: click.Context) -> str:
+def variable(param: click.Option, ctx: click.Context) -> str:
+    """The variable that stands for a flag, between backquotes; empty where there is none."""
     only_acts = param.is_flag and not param.expose_value
     if ctx.auto_envvar_prefix is None or only_acts or param.name is None:
         return ""
     return f"`{ctx.auto_envvar_prefix}_{param.name.upper()}`"
 
 
-def _default(param: click.Option) -> str:
+def default_of(param: click.Option) -> str:
     """The default as one would write it; nothing for flags that are off and values unset."""
     default = param.to_info_dict()["default"]
     if default in (None, False, "", ()) or param.required:
