@@ -45,7 +45,7 @@ SETTLED = PATIENCE + 10.0
         pytest.param(
             10_000,
             10_000,
-            8 * MIB,  # of which 5 are what agents remember of streams that have ended
+            3 * MIB,
             id="20000",
             marks=[pytest.mark.soak, pytest.mark.timeout(420)],
         ),

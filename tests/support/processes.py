@@ -10,7 +10,8 @@ A test sees of them what an operator sees: exit codes, output, log lines, signal
         assert await relay.stop() == 0
 
 Whatever still runs at the end of the ``with`` is stopped, by SIGKILL if it must be, and a
-program that had to be killed fails the test.
+program that had to be killed fails the test, as does one that wrote a log line which is not as
+the vocabulary of events has it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import Self
 
 import psutil
 
+from outrelay.lib.service import EXIT_CONFIG, EXIT_USAGE
+from tests.support.log_lines import fault_in_line
 from tests.support.patience import PATIENCE
 
 Fields = Mapping[str, object]
@@ -55,9 +58,14 @@ class Output:
 class Program:
     """One running process; made by ``Programs.start``."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, *, is_checked: bool = False
+    ) -> None:
         self.name = name
         self.process = process
+        self.fault = ""
+        """What is wrong with the first of its log lines that is not as it should be."""
+        self._is_checked = is_checked
         self.lines: list[str] = []
         """Everything it has written to stderr."""
         self.events: list[Fields] = []
@@ -74,6 +82,11 @@ class Program:
     def running(self) -> bool:
         """Whether it has not ended yet."""
         return self.process.returncode is None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended for its command line or configuration: that is told before it logs."""
+        return self.process.returncode in (EXIT_USAGE, EXIT_CONFIG)
 
     def rss(self) -> int:
         """Resident memory, bytes."""
@@ -166,6 +179,8 @@ class Program:
 
     def _add(self, line: str) -> None:
         self.lines.append(line)
+        if self._is_checked and not self.fault and (fault := fault_in_line(line)):
+            self.fault = f"{self.name} wrote a bad line, {fault}: {line}"
         with suppress(ValueError):
             fields = json.loads(line)
             if isinstance(fields, dict):
@@ -211,8 +226,10 @@ class Programs:
     ) -> None:
         stubborn = await self._stop_all()
         await self._group.__aexit__(None, None, None)
-        if stubborn and error is None:
-            raise AssertionError("\n".join(f"had to kill {each.tail()}" for each in stubborn))
+        faults = [f"had to kill {each.tail()}" for each in stubborn]
+        faults += [each.fault for each in self.all if each.fault and not each.refused]
+        if faults and error is None:
+            raise AssertionError("\n".join(faults))
 
     async def start(
         self,
@@ -230,7 +247,7 @@ class Programs:
             args: Its arguments; ``--log-format json`` is added.
             env: Variables to add; none of ours is inherited.
             cwd: Where it runs.
-            json_log: False: add no argument.
+            json_log: False: add no argument, and do not check the lines.
             within: A command that runs it elsewhere, in its own place: ``ip netns exec NAME``.
         """
         process = await asyncio.create_subprocess_exec(
@@ -245,7 +262,7 @@ class Programs:
             env=_environment(env),
             cwd=cwd,
         )
-        program = Program(Path(script).name, process)
+        program = Program(Path(script).name, process, is_checked=json_log)
         self.all.append(program)
         self._group.create_task(program.follow(), name=f"log of {program.name} {program.pid}")
         return program

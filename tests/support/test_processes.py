@@ -112,3 +112,24 @@ async def test_run_kills_what_does_not_end() -> None:
 async def test_a_script_that_is_not_installed_is_named() -> None:
     with pytest.raises(AssertionError, match="outrelay-nothing is not installed"):
         await run("outrelay-nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("print('Traceback', file=sys.stderr)", "wrote a bad line, it is no JSON: Traceback"),
+        ("print('{}', file=sys.stderr)", "wrote a bad line, ts_unix_ms is no integer: {}"),
+    ],
+)
+async def test_log_lines_are_as_the_vocabulary_has_them(text: str, fault: str) -> None:
+    with pytest.raises(AssertionError, match=fault):
+        async with Programs() as programs:
+            program = await programs.start(sys.executable, "-c", f"import sys; {text}")
+            assert await program.ended() == 0
+
+
+async def test_what_is_wrong_with_a_command_line_is_told_as_text() -> None:
+    async with Programs() as programs:
+        text = "import sys; print('Usage: ...', file=sys.stderr); sys.exit(2)"
+        program = await programs.start(sys.executable, "-c", text)
+        assert await program.ended() == 2

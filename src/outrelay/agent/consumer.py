@@ -89,24 +89,34 @@ class Consumer:
         except StreamRejected as rejected:
             self._refuse(consume, rejected)
         except OSError:
-            self._throttle.write(
-                log.info,
-                "open given up",
-                cause=consume,
-                reason="the application is gone",
-                **consume.names,
-            )
+            self._give_up(consume)
         finally:
             abort(sock)
 
-    def _refuse(self, consume: Consume, rejected: StreamRejected) -> None:
-        """Tell why an application's connection is closed; the application itself learns nothing."""
+    def _give_up(self, consume: Consume, stream_id: str = "") -> None:
+        """Tell that an application did not wait; ``stream_id`` as in ``_refuse``."""
+        self._throttle.write(
+            log.info,
+            "open given up",
+            cause=consume,
+            **consume.named(stream_id),
+            reason="the application is gone",
+        )
+
+    def _refuse(self, consume: Consume, rejected: StreamRejected, stream_id: str = "") -> None:
+        """Tell why an application's connection is closed; the application itself learns nothing.
+
+        Args:
+            consume: What it wanted.
+            rejected: Why it does not get it.
+            stream_id: The stream's, where there was one.
+        """
         self._metrics.ended.labels(_label(rejected.code)).inc()
         self._throttle.write(
             log.warning,
             "open refused",
             cause=(consume, rejected.code),
-            **consume.names,
+            **consume.named(stream_id),
             code=rejected.code,
             reason=rejected.reason,
             hint=hints.for_open(rejected.code, caller=self._identity, consume=consume),
@@ -116,26 +126,31 @@ class Consumer:
         """Open a stream and carry it; what failed before it was spliced may be tried again.
 
         Raises:
-            StreamRejected: It was refused, or no relay is connected.
-            OSError: The application aborted before it was spliced.
+            StreamRejected: No relay is connected.
+            OSError: The application aborted while there was none.
         """
         loop, ids, end = asyncio.get_running_loop(), 0, inf
         while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
             with self._streams.new_id() as stream_id, session.stream(stream_id) as carried:
+                name = f"{stream_id:016x}"
+                log.debug("opening stream", **consume.named(name))
                 try:
                     with self._watch.guard(sock):
                         stream = await self._open(session, carried, stream_id, consume)
                 except (Closed, Reset) as lost:
                     end = min(end, loop.time() + self._limits.ready)
                     if loop.time() >= end:
-                        raise StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}") from lost
+                        refusal = StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}")
+                        return self._refuse(consume, refusal, name)
                     await self._after(session, lost)
                 except StreamRejected as rejected:
                     ids += 1
                     if rejected.code != RejectCode.ID_IN_USE or ids == TRIES:
-                        raise
+                        return self._refuse(consume, rejected, name)
+                except OSError:
+                    return self._give_up(consume, name)
                 else:
                     return await stream.carry(sock, self._watch, self._lasting)
 

@@ -53,6 +53,12 @@ class Names(TypedDict):
     method: NotRequired[str]
 
 
+class StreamNames(Names):
+    """The same of a stream: also its id, where it has one."""
+
+    stream_id: NotRequired[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consume:
     """A service this agent's applications use.
@@ -77,6 +83,15 @@ class Consume:
     def __str__(self) -> str:
         slash = "/" if self.method else ""
         return f"--consume {self.service}{slash}{self.method}@{address_text(self.bind)}"
+
+    def named(self, stream_id: str) -> StreamNames:
+        """What a stream leads to, as fields of a log line; ``stream_id`` may be empty."""
+        names: StreamNames = {"service": self.service}
+        if self.method:
+            names["method"] = self.method
+        if stream_id:
+            names["stream_id"] = stream_id
+        return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

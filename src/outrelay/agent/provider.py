@@ -103,7 +103,7 @@ class Provider:
             )
             stream.advance(StreamInput.OPEN)
             try:
-                sock = await self._connect(stream.service, is_full=is_full)
+                sock = await self._connect(stream, is_full=is_full)
             except StreamRejected as rejected:
                 await self._reject(stream, rejected)
             else:
@@ -112,13 +112,13 @@ class Provider:
                 if stream.state is not StreamState.CLOSED:
                     stream.abandon(ErrorCode.CANCELLED)
 
-    async def _connect(self, service: str, *, is_full: bool) -> socket.socket:
-        """A connection to the backend of ``service``.
+    async def _connect(self, stream: AgentStream, *, is_full: bool) -> socket.socket:
+        """A connection to the backend of a stream's service.
 
         Raises:
             StreamRejected: There is none, or it cannot be had now.
         """
-        target = self._targets.get(service)
+        target = self._targets.get(stream.service)
         if target is None:
             raise StreamRejected(RejectCode.NOT_FOUND, "the provider does not expose this service")
         if self._streams.draining:
@@ -128,16 +128,20 @@ class Provider:
         limit = self._limits.backend
         try:
             async with asyncio.timeout(limit):
-                return await connect(target)
+                sock = await connect(target)
         except TimeoutError:
             why = f"did not answer within {limit:g} s"
         except Refused as refused:
             why = f"cannot be reached: {refused.reason}"
+        else:
+            log.debug("backend connected", stream_id=stream.name, target=address_text(target))
+            return sock
         self._throttle.write(
             log.warning,
             "backend failed",
-            cause=service,
-            service=service,
+            cause=stream.service,
+            stream_id=stream.name,
+            service=stream.service,
             target=address_text(target),
             reason=why,
         )

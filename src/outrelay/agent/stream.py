@@ -201,10 +201,11 @@ class AgentStream:
         """
         metrics = self._metrics
         bridge = self._bridge(sock, watch, lasting)
-        line = log.bind(stream_id=self.name, service=self.service, peer=self.peer)
+        side = self.side.name.lower()
+        line = log.bind(stream_id=self.name, side=side, service=self.service, peer=self.peer)
         if self.method:
             line = line.bind(method=self.method)
-        line.info("stream opened", side=self.side.name.lower())
+        line.info("stream opened")
         metrics.opened.inc()
         ending = FINISHED
         try:

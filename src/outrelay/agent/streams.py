@@ -69,7 +69,7 @@ class Streams:
         self.draining = True
         if not self._work:
             return
-        log.info("draining", streams=len(self._work), limit=f"{limit:g} s")
+        log.info("draining", streams=len(self._work), seconds=limit)
         _, late = await asyncio.wait(self._work, timeout=limit)
         if late:
             log.warning("streams cut off", streams=len(late), hint="give them more with --drain")

@@ -255,7 +255,7 @@ class Relay:
             async with asyncio.timeout(self._options.drain):
                 await self._wait_unused()
         except TimeoutError:
-            log.warning("streams are cut off", streams=len(self._pairs))
+            log.warning("streams cut off", streams=len(self._pairs))
 
     async def _wait_unused(self) -> None:
         """Wait until nothing is spliced, and agents that can go elsewhere have gone."""

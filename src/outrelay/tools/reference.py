@@ -1,8 +1,8 @@
 """Writes docs/reference from the code, so that it cannot say anything else.
 
-``flags.md`` comes from the programs' click commands, ``stream-states.md`` from the table of
-stream states, codes and frames from ``outrelay.tools.wire``. ``--check`` writes nothing and
-fails when a page is not current.
+``flags.md`` comes from the programs' click commands, ``events.md`` from the vocabulary of the logs,
+``stream-states.md`` from the table of stream states, codes and frames from
+``outrelay.tools.wire``. ``--check`` writes nothing and fails when a page is not current.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from outrelay.lib.observe.vocabulary import COMMON, SECTIONS, Event
 from outrelay.lib.orp.fsm import diagram
 from outrelay.tools import wire
 from outrelay.tools.wire import GENERATED
@@ -34,6 +35,22 @@ Durations are written `250ms`, `10s`, `5m`, `24h`, `90d`; sizes `64KiB`, `16MiB`
 
 Exit codes: 0 fine, 1 failed while running, 2 bad usage, 78 bad configuration; `outrelay-cli`
 also 3 not found, 4 refused, 5 unreachable.
+"""
+
+EVENTS = f"""\
+{GENERATED}
+
+# Events
+
+What the logs of agents, relays and controllers say (`--log-format json`; as text, a line begins
+with time, level and event). An event is a phrase that never varies; what varies are its fields.
+`stream_id`, 16 hex digits, is the same in the logs of all who take part in a stream:
+[correlate](../operations/correlate.md) puts them together.
+
+Events at level `debug` are written with `--log-level debug`.
+
+| field of any line | |
+|---|---|
 """
 
 STATES = f"""\
@@ -58,8 +75,25 @@ def programs() -> list[click.Command]:
 def pages(commands: Sequence[click.Command]) -> dict[str, str]:
     """The pages of the reference: file name to text."""
     flags = [FLAGS, *(section for command in commands for section in _program(command))]
-    states = STATES.format(diagram=diagram())
-    return {"flags.md": "\n".join(flags), "stream-states.md": states, **wire.pages()}
+    return {
+        "events.md": "\n".join(_events()),
+        "flags.md": "\n".join(flags),
+        "stream-states.md": STATES.format(diagram=diagram()),
+        **wire.pages(),
+    }
+
+
+def _events() -> Iterator[str]:
+    yield EVENTS + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in COMMON.items())
+    for title, events in SECTIONS.items():
+        yield f"## {title}\n\n| event | who, level | fields | |\n|---|---|---|---|"
+        yield "\n".join(map(_event, events)) + "\n"
+
+
+def _event(event: Event) -> str:
+    who = f"{', '.join(event.who.split())}; {', '.join(event.levels.split())}"
+    fields = " ".join(f"`{name}`" for name in event.names.split())
+    return f"| {event.phrase} | {who} | {fields} | {event.meaning} |"
 
 
 def _program(program: click.Command) -> Iterator[str]:

@@ -51,6 +51,17 @@ def test_a_flood_is_a_line_at_once_and_one_a_second() -> None:
     assert clock.idle  # nothing is kept of it
 
 
+def test_a_line_that_was_held_says_so_by_its_count() -> None:
+    clock = Clock()
+    throttled = Throttle(clock.call_later)
+    with events() as seen:
+        throttled.write(log.info, "refused", number=1)
+        throttled.write(log.info, "refused", number=2)
+        clock.pass_for(QUIET)
+
+    assert [(line["number"], line.get("times")) for line in seen.lines] == [(1, None), (2, 1)]
+
+
 def test_what_happens_now_and_then_is_written_each_time() -> None:
     clock = Clock()
     throttled = Throttle(clock.call_later)

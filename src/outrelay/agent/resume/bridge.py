@@ -163,7 +163,7 @@ class LastingBridge:
 
         A stream that may be left, or was never announced, is tried for a shorter time.
         """
-        since, stream_id = self._loop.time(), f"{self._legs.claim.stream_id:016x}"
+        since, claim = self._loop.time(), self._legs.claim
         is_short = self._line.ends.may_be_left or not self._had_leg
         limit = min(self._lasting.limit, LINGER) if is_short else self._lasting.limit
         try:
@@ -172,7 +172,8 @@ class LastingBridge:
                 leg, told = await self._legs.another(self._line.position, limit)
         finally:
             self._trying = None
-        log.info("stream resumed", stream_id=stream_id, pause=f"{self._loop.time() - since:.3f} s")
+        pause = f"{self._loop.time() - since:.3f} s"
+        log.info("stream resumed", stream_id=claim.name, side=claim.side, pause=pause)
         return leg, told
 
     def leave(self) -> None:

@@ -28,7 +28,7 @@ log = logs.get_logger(__name__)
 KEPT = 120.0
 """Seconds a stream is remembered."""
 
-MOST = 16 * 1024
+MOST = 8 * 1024
 """Streams remembered."""
 
 PATIENCE = 10.0
@@ -81,7 +81,7 @@ class Finished:
 
 
 async def _say_again(session: Session, end: _End) -> None:
-    stream_id = f"{end.claim.stream_id:016x}"
+    line = log.bind(stream_id=end.claim.name, side=end.claim.side)
     try:
         async with asyncio.timeout(PATIENCE):
             leg, told = await offer(session, end.claim, end.position)
@@ -92,9 +92,9 @@ async def _say_again(session: Session, end: _End) -> None:
                 # which changes nothing where both directions have ended
                 leg.abandon(end.code or ErrorCode.NOT_RESUMABLE)
     except (OutRelayError, TimeoutError) as error:
-        log.info("end not said again", stream_id=stream_id, reason=str(error) or "no answer")
+        line.info("end not said again", reason=str(error) or "no answer")
     else:
-        log.info("end said again", stream_id=stream_id)
+        line.info("end said again")
 
 
 async def _finish(leg: Leg, told: Checkpoint, end: _End) -> None:

@@ -83,6 +83,16 @@ class Claim:
             role=orp.Role.CONSUMER if self.is_consumer else orp.Role.PROVIDER,
         )
 
+    @property
+    def name(self) -> str:
+        """The stream's id as logs and audit have it."""
+        return f"{self.stream_id:016x}"
+
+    @property
+    def side(self) -> str:
+        """Which end of it we are, as logs have it."""
+        return "consumer" if self.is_consumer else "provider"
+
 
 class Leg:
     """What carries a stream now.

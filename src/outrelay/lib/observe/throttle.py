@@ -3,7 +3,8 @@
 Words: lines with the same event and the same *cause* are *alike*.
 
 Invariants: the first of a kind is written when it happens, the rest of its second as one
-line with ``times`` and the fields of the last; nothing is left out of the counts. At most
+line with ``times`` and the fields of the last; nothing is left out of the counts. A line that
+was held has ``times`` even when it is 1: its time is not when that happened. At most
 ``MOST`` kinds are told apart at a time, all others count as one.
 """
 
@@ -67,7 +68,7 @@ class Throttle:
             held.fields = fields
             return
         self._begin(kind, write)
-        _write(write, event, times, fields)
+        write(event, **fields, **({"times": times} if times > 1 else {}))
 
     def _begin(self, kind: _Kind, write: Write) -> None:
         self._kinds[kind] = _Held(write)
@@ -79,8 +80,4 @@ class Throttle:
         held = self._kinds.pop(kind)
         if held.times:
             self._begin(kind, held.write)
-            _write(held.write, kind[0], held.times, held.fields)
-
-
-def _write(write: Write, event: str, times: int, fields: Mapping[str, object]) -> None:
-    write(event, **fields, **({"times": times} if times > 1 else {}))
+            held.write(kind[0], **held.fields, times=held.times)

@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NotRequired, TypedDict
 
 from outrelay.lib.errors import (
     Closed,
@@ -130,11 +131,11 @@ class Opener:
                     await self._open(session, leg, request, place)
         except StreamRejected as refusal:
             if self._draining and GOAWAY in session.features and refusal.code in ABSENT:
-                self._drop(session, leg, DRAINING, ErrorCode.DRAIN)
+                self._drop(session, leg, DRAINING, ErrorCode.DRAIN, request=request)
                 return
             await self._refuse(session, leg, refusal, request.call if request else None)
         except (RemoteProtocolError, Reset, TimeoutError) as error:
-            self._drop(session, leg, str(error) or "no frame came")
+            self._drop(session, leg, str(error) or "no frame came", request=request)
         except Closed:
             pass  # with the session
 
@@ -172,7 +173,7 @@ class Opener:
                     )
             except Reset as given_up:
                 self._trail.rejected(call, GIVEN_UP)
-                self._drop(session, leg, GIVEN_UP, given_up.code)
+                self._drop(session, leg, GIVEN_UP, given_up.code, request=request)
                 return
             _check_revoked(pair, providers_leg)
             place.leave()
@@ -203,13 +204,24 @@ class Opener:
         self._metrics.opened.inc()
 
     def _drop(
-        self, session: Session, leg: Leg, reason: str, code: ErrorCode = ErrorCode.PROTOCOL
+        self,
+        session: Session,
+        leg: Leg,
+        reason: str,
+        code: ErrorCode = ErrorCode.PROTOCOL,
+        *,
+        request: Request | Claim | None,
     ) -> None:
         """End a stream that never began."""
         leg.abandon(code)
         self._metrics.ended.labels(code.name.lower()).inc()
         self._throttle.write(
-            log.info, "stream dropped", cause=session.uri, consumer=session.uri, reason=reason
+            log.info,
+            "stream dropped",
+            cause=session.uri,
+            **_names(request.call if request else None),
+            consumer=session.uri,
+            reason=reason,
         )
 
     async def _refuse(
@@ -223,9 +235,8 @@ class Opener:
             log.info,
             "stream refused",
             cause=(session.uri, refusal.code),
-            stream_id=call.stream_name if call else "",
+            **_names(call),
             consumer=session.uri,
-            service=call.service if call else "",
             code=int(refusal.code),
             reason=refusal.reason,
         )
@@ -251,6 +262,22 @@ async def _awaited(leg: Leg) -> AsyncIterator[None]:
             yield
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+class _Names(TypedDict):
+    """What a line calls a stream and its service."""
+
+    stream_id: NotRequired[str]
+    service: NotRequired[str]
+
+
+def _names(call: Call | None) -> _Names:
+    """The names of a stream, as far as they have been read."""
+    if call is None:
+        return {}
+    if not call.stream_id:
+        return {"service": call.service}
+    return {"stream_id": call.stream_name, "service": call.service}
 
 
 def _now() -> float:

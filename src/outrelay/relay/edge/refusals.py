@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import CarrierMetrics
-from outrelay.lib.observe.throttle import Throttle
+from outrelay.lib.observe.throttle import Throttle, Write
 from outrelay.lib.transport.refusal import NO_HANDSHAKE, Refusal
 from outrelay.lib.values import address_text
 
@@ -28,15 +28,17 @@ class Refusals:
         cause = refusal.cause
         if cause in NO_HANDSHAKE:
             self._metrics.datagrams_dropped.labels(cause).inc(refusal.times)
-            write, event = log.info, "datagrams dropped"
+            self._tell(log.info, "datagrams dropped", refusal)
         else:
             self._metrics.handshakes_refused.labels(cause).inc(refusal.times)
-            write, event = log.warning, "handshake refused"
+            self._tell(log.warning, "handshake refused", refusal)
+
+    def _tell(self, write: Write, event: str, refusal: Refusal) -> None:
         self._throttle.write(
             write,
             event,
-            cause=cause,
+            cause=refusal.cause,
             times=refusal.times,
             address=address_text(refusal.address),
-            reason=refusal.reason or str(cause),
+            reason=refusal.reason or str(refusal.cause),
         )

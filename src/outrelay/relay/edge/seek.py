@@ -239,6 +239,7 @@ class Seeker:
         standing = provider.standing(call.service)
         standing.turn = next(self._turns)
         asked_at = _now()
+        log.debug("asking a provider", stream_id=call.stream_name, provider=provider.uri)
         try:
             async with asyncio.timeout(patience):
                 leg = await invite(provider, call, self._limits.frame_bytes)
@@ -260,6 +261,7 @@ class Seeker:
             log.warning,
             "provider rests",
             cause=(provider.uri, call.service),
+            stream_id=call.stream_name,
             provider=provider.uri,
             session=provider.id,
             service=call.service,

@@ -14,6 +14,7 @@ from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.tcp.channel import (
     CREDIT_MAX,
     INITIAL_WINDOW,
+    PARTS,
     SMALL,
     WINDOW,
     WINDOW_MAX,
@@ -153,18 +154,18 @@ def take(incoming: Incoming, size: int, now: float, *, rtt: float = 0.0, spare: 
     return credit
 
 
-def test_credit_goes_back_in_halves_of_a_window() -> None:
+def test_credit_goes_back_in_quarters_of_a_window() -> None:
     incoming = Incoming()
-    assert take(incoming, 100 * KIB, 0.0) == 0
-    assert take(incoming, 28 * KIB, 0.0) == 128 * KIB
+    assert take(incoming, 50 * KIB, 0.0) == 0
+    assert take(incoming, 14 * KIB, 0.0) == 64 * KIB
     assert incoming.granted == INITIAL_WINDOW
-    assert take(incoming, 127 * KIB, 0.0) == 0
+    assert take(incoming, 63 * KIB, 0.0) == 0
 
 
 def test_what_is_not_read_gives_no_credit() -> None:
     incoming = fed(bytes(INITIAL_WINDOW))
     assert incoming.credit(0.0, 1.0, MIB) == 0
-    incoming.read(INITIAL_WINDOW // 2 - 1)
+    incoming.read(INITIAL_WINDOW // PARTS - 1)
     assert incoming.credit(0.0, 1.0, MIB) == 0
 
 
@@ -175,38 +176,41 @@ def test_no_credit_after_the_end() -> None:
     assert incoming.credit(0.0, 1.0, MIB) == 0
 
 
-def halves(incoming: Incoming, every: float, count: int, *, rtt: float, spare: int) -> int:
-    """Take ``count`` halves of the window, one ``every`` seconds; the window it has then."""
+def windows(incoming: Incoming, every: float, count: int, *, rtt: float, spare: int) -> int:
+    """Take ``count`` windows, one in ``every`` seconds, in parts; the window it has then."""
     now = 50.0
-    for _ in range(count):
-        now += every
+    for _ in range(PARTS * count):
+        now += every / PARTS
         before = incoming.window
-        credit = take(incoming, before // 2, now, rtt=rtt, spare=spare)
-        assert credit == before // 2 + incoming.window - before
+        credit = take(incoming, before // PARTS, now, rtt=rtt, spare=spare)
+        assert credit == before // PARTS + incoming.window - before
         spare -= incoming.window - before
     return incoming.window
 
 
 def test_a_window_that_is_the_limit_grows_to_16_mib() -> None:
-    assert halves(Incoming(), 0.05, 30, rtt=0.1, spare=100 * MIB) == WINDOW_MAX
+    assert windows(Incoming(), 0.1, 15, rtt=0.1, spare=100 * MIB) == WINDOW_MAX
 
 
 def test_a_reader_that_is_slower_than_the_path_gets_no_more() -> None:
-    assert halves(Incoming(), 0.16, 30, rtt=0.1, spare=100 * MIB) == INITIAL_WINDOW
+    assert windows(Incoming(), 0.32, 15, rtt=0.1, spare=100 * MIB) == INITIAL_WINDOW
 
 
 def test_a_window_grows_by_what_is_to_spare() -> None:
-    assert halves(Incoming(), 0.01, 30, rtt=0.1, spare=300 * KIB) == INITIAL_WINDOW + 300 * KIB
+    assert windows(Incoming(), 0.02, 15, rtt=0.1, spare=300 * KIB) == INITIAL_WINDOW + 300 * KIB
 
 
 def test_a_window_does_not_grow_before_a_round_trip_is_known() -> None:
-    assert halves(Incoming(), 0.0001, 30, rtt=0.0, spare=MIB) == INITIAL_WINDOW
+    assert windows(Incoming(), 0.0002, 15, rtt=0.0, spare=MIB) == INITIAL_WINDOW
 
 
-def test_a_reader_that_takes_all_at_once_now_and_then_is_no_fast_one() -> None:
+@pytest.mark.parametrize("pieces", [1, PARTS])
+def test_a_reader_that_takes_all_at_once_now_and_then_is_no_fast_one(pieces: int) -> None:
     incoming = Incoming()
+    size = INITIAL_WINDOW // pieces
     for now in range(10, 100, 10):
-        assert take(incoming, INITIAL_WINDOW, now, rtt=0.1, spare=MIB) == INITIAL_WINDOW
+        for _ in range(pieces):
+            assert take(incoming, size, now, rtt=0.1, spare=MIB) == size
     assert incoming.window == INITIAL_WINDOW
 
 

@@ -26,6 +26,7 @@ from outrelay.lib.transport.tcp.tls import (
     TlsContext,
     TlsLayer,
     records,
+    sealed,
 )
 from tests.support.hostile_quic import tls12_client_hello
 from tests.support.pki import Hostile, Issuer, TestPki
@@ -363,6 +364,20 @@ def test_a_read_fills_its_buffer_over_many_records() -> None:
     buffer = memoryview(bytearray(4 * RECORD + 100))
     assert ends.server.read_into(buffer) == len(buffer)
     assert len(read(ends.server)) == 6 * RECORD - 100
+
+
+@pytest.mark.parametrize("size", [0, 1, RECORD, RECORD + 1, 10 * RECORD])
+def test_what_plaintext_becomes_and_what_of_it_is_no_record_yet(size: int) -> None:
+    ends = connected()
+    ends.client.write(bytes(size))
+    data = ends.client.take()
+    assert len(data) == sealed(size)
+    ends.server.receive(data[: RECORD // 2])
+    rest = ends.server.undecrypted
+    assert rest == min(len(data), RECORD // 2)
+    ends.server.receive(data[RECORD // 2 :])
+    assert len(read(ends.server)) == size
+    assert ends.server.undecrypted == 0
 
 
 def test_an_empty_write_is_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError
 from outrelay.lib.transport.carrier import WRITE_BUFFER
 from outrelay.lib.transport.tcp import table, yamux
-from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, WINDOW
+from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, PARTS, WINDOW
 from outrelay.lib.transport.tcp.endings import RST_DELAY
 from outrelay.lib.transport.tcp.pulse import HELLO
 from outrelay.lib.transport.tcp.yamux import EventKind, Session
@@ -206,14 +206,14 @@ def test_a_writer_waits_for_room() -> None:
 def test_credit_goes_back_as_it_is_read() -> None:
     peer = plain()
     channel = peer.opened()
-    half = WINDOW // 2
-    peer.say(DATA, 0, 1, payload=bytes(half))
+    part = WINDOW // PARTS
+    peer.say(DATA, 0, 1, payload=bytes(part))
     assert peer.heard() == []
-    peer.session.read(channel, half - 1, 0.0)
+    peer.session.read(channel, part - 1, 0.0)
     assert peer.heard() == []
     peer.session.read(channel, 1, 0.0)
     assert peer.session.has_output
-    assert peer.heard() == [Frame(UPDATE, 0, 1, half)]
+    assert peer.heard() == [Frame(UPDATE, 0, 1, part)]
 
 
 def test_windows_of_a_session_grow_within_a_budget() -> None:

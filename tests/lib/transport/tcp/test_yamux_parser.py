@@ -94,3 +94,12 @@ def test_another_version_is_no_yamux(size: int) -> None:
     with pytest.raises(RemoteProtocolError, match="version 1"):
         for at in range(0, len(data), size):
             sink.parser.feed(memoryview(data[at : at + size]))
+
+
+def test_what_is_missing_of_a_frame_is_known_as_it_comes() -> None:
+    sink, data = Sink(), raw([Frame(DATA, 0, 1, 100, bytes(100)), Frame(PING, 1, 0, 7)])
+    left = []
+    for at in range(0, len(data), 31):
+        sink.parser.feed(memoryview(data[at : at + 31]))
+        left.append(sink.parser.left)
+    assert left == [81, 50, 19, 0]

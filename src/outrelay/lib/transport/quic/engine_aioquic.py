@@ -13,7 +13,6 @@ Source: RFC 9000 sections 5.2, 8.1 and 10; engines.md.
 from __future__ import annotations
 
 import heapq
-import logging
 import ssl
 from collections.abc import Collection
 from dataclasses import replace
@@ -28,6 +27,7 @@ from outrelay.lib.errors import IdentityError
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
+from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import WRITE_BUFFER, Address, Peer
 from outrelay.lib.transport.quic.aioquic_core import CoreConnection
 from outrelay.lib.transport.quic.aioquic_link import NO_ANSWER, Link
@@ -44,7 +44,7 @@ from outrelay.lib.transport.quic.segments import segment, split
 from outrelay.lib.transport.quic.strangers import VERSION, Admission, Strangers
 from outrelay.lib.transport.refusal import Cause, Refusal
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class AioquicEngine:
@@ -94,7 +94,9 @@ class AioquicEngine:
             self._broken(link, error)
 
     def _broken(self, link: Link, error: Exception) -> None:
-        _log.warning("connection ended by a fault in the QUIC engine: %r", error, exc_info=error)
+        _log.warning(
+            "connection ended by a fault in the QUIC engine", error=repr(error), exc_info=error
+        )
         link.core.close(error_code=QuicErrorCode.INTERNAL_ERROR, frame_type=0)
 
     def _stranger(

@@ -8,18 +8,18 @@ Source: Linux udp(7), ip(7) (IP_MTU_DISCOVER, IP_RECVERR).
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.engine import Transmit
 from outrelay.lib.transport.sockets import MAPPED, bind, try_option, unmapped
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 BUFFER_SIZE = 4 << 20
 """Kernel buffers asked for, each way, bytes."""
@@ -124,12 +124,12 @@ class UdpSocket:
             return False
         except OSError as error:
             if error.errno in _NO_SEGMENTS:
-                _log.info("the kernel takes no datagram batches: %s", error)
+                _log.info("the kernel takes no datagram batches", error=str(error))
                 self._sends_batches = False
                 return None
             if error.errno in _TOO_LARGE:  # for this path; each learns its own fate
                 return None
-            _log.debug("datagram not sent: %s", error)
+            _log.debug("datagram not sent", error=str(error))
         return True
 
     def _send(self, datagram: bytes, target: Address) -> bool:
@@ -139,7 +139,7 @@ class UdpSocket:
             return False
         except OSError as error:
             if error.errno != errno.EMSGSIZE:  # which a path size probe may bring
-                _log.debug("datagram not sent: %s", error)
+                _log.debug("datagram not sent", error=str(error))
         return True
 
     def _hand_over(

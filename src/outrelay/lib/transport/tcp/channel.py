@@ -6,9 +6,9 @@ peer may still send us is *granted*; what has been read and not yet given back i
 Invariants:
 
 - The peer cannot make a direction hold more than its window.
-- Credit goes back as the reader takes bytes, in halves of a window; a window grows while
+- Credit goes back as the reader takes bytes, in quarters of a window; a window grows while
   the reader takes at least a third of it in the smallest round trip: it may be what limits
-  then, for a sender that waits for credit may have half of the window on the way at a time.
+  then, for a sender that waits for credit may have little of the window on the way at a time.
 - An end that was said is final: ``error`` and ``over`` are set once.
 
 Source: protocol.md section 9.
@@ -25,10 +25,13 @@ from outrelay.lib.transport.carrier import WRITE_BUFFER
 INITIAL_WINDOW = 256 * 1024
 """Credit of a stream that begins, by yamux's definition."""
 
-WINDOW = 1 << 20
+WINDOW = 2 << 20
 """What we grant at once: less limits one stream, more delays those beside it."""
 
 WINDOW_MAX = 16 << 20
+
+PARTS = 4
+"""Of a window, each of which is given back as credit. In halves, a sender stands still at times."""
 
 CREDIT_MAX = (1 << 32) - 1
 
@@ -48,7 +51,7 @@ class Incoming:
         self._fresh: list[memoryview] = []
         self._pieces: deque[bytes | memoryview] = deque()
         self._owed = 0
-        self._given = [(-inf, 0), (-inf, 0)]
+        self._given = PARTS * [(-inf, 0)]
         self.granted = INITIAL_WINDOW
         self.window = INITIAL_WINDOW
         self.held = 0
@@ -138,7 +141,7 @@ class Incoming:
             rtt: The smallest round trip seen, seconds.
             spare: What the window may grow by, bytes.
         """
-        if self._owed * 2 < self.window or self.over:
+        if self._owed * PARTS < self.window or self.over:
             return 0
         credit, self._owed = self._owed, 0
         self.granted += credit
@@ -147,13 +150,14 @@ class Incoming:
         return credit
 
     def _taken(self, credit: int, now: float, rtt: float) -> float:
-        """Bytes that the reader takes in a round trip, by its last two halves of a window.
+        """Bytes that the reader takes in a round trip, by its last parts of a window.
 
-        Of two, because who takes all that waits at once gives two halves at the same moment.
+        Of as many as there are, because who takes all that waits at once gives all of them at
+        the same moment.
         """
-        (since, _), last = self._given
-        self._given = [last, (now, credit)]
-        taken = last[1] + credit
+        (since, _), *last = self._given
+        self._given = [*last, (now, credit)]
+        taken = sum(each for _, each in last) + credit
         return taken * rtt / max(now - since, 1e-6)
 
     def fail(self, error: TransportError) -> None:

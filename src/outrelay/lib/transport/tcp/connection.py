@@ -229,6 +229,10 @@ class TcpConnection:
 
     # For the link
 
+    @property
+    def missing(self) -> int:
+        return self.session.missing
+
     def received(self, data: memoryview) -> None:
         self.session.receive(data, self._loop.time())
 

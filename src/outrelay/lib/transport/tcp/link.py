@@ -26,13 +26,14 @@ from itertools import islice
 from typing import Protocol
 
 from outrelay.lib.errors import Closed
-from outrelay.lib.transport.tcp.tls import RECORD, RECORD_OVERHEAD, TlsLayer, records
+from outrelay.lib.transport.tcp.tls import TlsLayer, records, sealed
 
 CHUNK = 256 * 1024
 """Bytes of plaintext taken at once."""
 
-CIPHERTEXT = CHUNK // RECORD * (RECORD + RECORD_OVERHEAD)
-"""Bytes read from the socket at once: what a peer of ours sends at once, no record cut."""
+CIPHERTEXT = sealed(CHUNK)
+"""Bytes read from the socket at once, beside the rest of what has begun to come: what a peer of
+ours sends at once, no record cut. So what it sent at once is handed on at once."""
 
 FULL = 512 * 1024
 ROOM = 128 * 1024
@@ -57,7 +58,7 @@ class _Buffers(threading.local):
     def __init__(self) -> None:
         large = bytearray(_NO_MMAP)
         del large
-        self.ciphertext = memoryview(bytearray(CIPHERTEXT))
+        self.ciphertext = memoryview(bytearray(2 * CIPHERTEXT))
         self.plaintext = memoryview(bytearray(CHUNK))
 
 
@@ -66,6 +67,10 @@ _buffers = _Buffers()
 
 class Owner(Protocol):
     """Whose link it is."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes of plaintext that belong to what has begun to come."""
 
     def received(self, data: memoryview) -> None:
         """Take plaintext; the buffer is used again afterwards."""
@@ -126,7 +131,7 @@ class Link:
     def _readable(self) -> None:
         buffer = _buffers.ciphertext
         try:
-            size = self._socket.recv_into(buffer)
+            size = self._socket.recv_into(buffer, self._wanted())
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -137,6 +142,12 @@ class Link:
         elif not self._is_lost:
             self._tls.receive(buffer[:size])
             self._decrypt()
+
+    def _wanted(self) -> int:
+        """Bytes to read from the socket at once."""
+        missing = self._owner.missing
+        rest = sealed(missing) - self._tls.undecrypted if missing else 0
+        return min(CIPHERTEXT + max(0, rest), 2 * CIPHERTEXT)
 
     def _decrypt(self) -> None:
         tls, buffer = self._tls, _buffers.plaintext

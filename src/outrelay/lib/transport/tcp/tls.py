@@ -178,6 +178,11 @@ class TlsLayer:
         self._incoming.write(data)
         self._received += len(data)
 
+    @property
+    def undecrypted(self) -> int:
+        """Bytes that have arrived and are no whole record yet."""
+        return self._incoming.pending
+
     def take(self) -> bytes:
         """What is to be sent; empty when there is nothing."""
         return self._outgoing.read()
@@ -283,6 +288,11 @@ class TlsLayer:
         """Say that we send no more."""
         with suppress(ssl.SSLError):  # the peer has not said so yet, or the connection is broken
             self._tls.unwrap()
+
+
+def sealed(size: int) -> int:
+    """Bytes of ciphertext that ``size`` bytes of plaintext become, in full records."""
+    return size + -(-size // RECORD) * RECORD_OVERHEAD
 
 
 def records(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:

@@ -149,6 +149,11 @@ class Session:
         return bool(self._control or self._turns or self._endings.is_due or self._pulse.due)
 
     @property
+    def missing(self) -> int:
+        """Bytes of the data frame that has begun to come."""
+        return self._parser.left
+
+    @property
     def is_ping_due(self) -> bool:
         """Whether a ping waits until something can be sent."""
         return self._pulse.due

@@ -37,7 +37,8 @@ class Parser:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._head = b""
-        self._left = 0
+        self.left = 0
+        """Bytes of the data frame that has begun to come."""
         self.is_stopped = False
         """Whether the rest is dropped; set by whoever has heard enough."""
 
@@ -49,8 +50,8 @@ class Parser:
         """
         at, end = 0, len(data)
         while at < end and not self.is_stopped:
-            if self._left:
-                part = data[at : at + self._left]
+            if self.left:
+                part = data[at : at + self.left]
                 at += len(part)
                 self._payload(part)
             elif not self._head and end - at >= HEADER_SIZE:
@@ -70,12 +71,12 @@ class Parser:
             raise RemoteProtocolError(f"yamux of version {version}, not 0")
         self._sink.frame(kind, flags, number, length)
         if kind == DATA:
-            self._left = length
+            self.left = length
             if not length:
                 self._sink.complete()
 
     def _payload(self, part: memoryview) -> None:
-        self._left -= len(part)
+        self.left -= len(part)
         self._sink.payload(part)
-        if not self._left:
+        if not self.left:
             self._sink.complete()
