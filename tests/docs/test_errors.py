@@ -40,6 +40,7 @@ from outrelay.lib.errors import StoreError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
 from outrelay.relay.command import main as relay
+from outrelay.tools.correlate.command import main as correlate
 from outrelay.tools.dev_pki import main as dev_pki
 from tests.cli.running import cli_of
 from tests.controller.live import live_controller
@@ -59,6 +60,7 @@ PROGRAMS: dict[str, click.Command] = {
     "agent": agent,
     "controller": controller,
     "dev-pki": dev_pki,
+    "correlate": correlate,
     "cli": cli,
 }
 
@@ -73,6 +75,8 @@ got unexpected extra argument (NAME); see: COMMAND --help
     relay {relay} extra
 FLAG: is missing; see: COMMAND --help
     cli policy add --caller x
+FILE...: is missing; see: COMMAND --help
+    correlate
 FLAG: is missing; give the flag, VARIABLE, or 'KEY' in the --config file
     agent
 FLAG: 'VALUE' is not an address; write it like 127.0.0.1:7443 or [::1]:7443
