@@ -87,7 +87,7 @@ chaos: $(STAMP) ## let 2 000 things fail under streams, and compare every byte; 
 	  --faults=$(FAULTS) --seed=$(SEED) --stage=$(STAGE)
 
 # What some tests need of the system; they are skipped, and say so, where it cannot be had.
-DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy
+DEBIAN := ip:iproute2 nft:nftables stunnel:stunnel4 haproxy:haproxy systemd-analyze:systemd promtool:prometheus
 
 .PHONY: debian
 debian:
@@ -105,9 +105,38 @@ bench: debian $(STAMP) ## measure throughput, latency and memory, beside stunnel
 bench-smoke: $(STAMP)
 	@$(BIN)/python tools/bench --quick
 
+##@ Deploy
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' src/outrelay/__init__.py)
+# make push-image IMAGE=registry.example.com/outrelay:1; CONTAINERS=podman does as well.
+IMAGE ?= outrelay:$(VERSION)
+CONTAINERS ?= docker
+
+.PHONY: build-image
+build-image: container-engine ## build the image with all programs
+	@$(CONTAINERS) build --file deployments/image/Dockerfile --tag $(IMAGE) .
+
+.PHONY: push-image
+push-image: ## push it to where IMAGE=registry/name:tag says
+	@case $(IMAGE) in */*) ;; *) echo "make push-image: $(IMAGE) names no registry;" \
+	  "give IMAGE=registry.example.com/outrelay:$(VERSION)" >&2; exit 1;; esac
+	@$(MAKE) container-engine
+	@$(CONTAINERS) push $(IMAGE)
+
+.PHONY: build-wheel
+build-wheel: $(STAMP) ## build the package that pipx installs, into dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+.PHONY: container-engine
+container-engine:
+	@command -v $(CONTAINERS) > /dev/null || { echo "$(CONTAINERS) is not installed; install it," \
+	  "or give another one: CONTAINERS=podman" >&2; exit 1; }
+	@$(CONTAINERS) info > /dev/null 2>&1 || { echo "$(CONTAINERS) does not answer: is its engine" \
+	  "running, and may you use it? \`$(CONTAINERS) info\` says more" >&2; exit 1; }
+
 ##@ Generate
 
-PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto)
+PROTOS := outrelay/lib/orp/v1/orp.proto $(addprefix outrelay/lib/control/v1/,registry.proto policy.proto audit.proto fleet.proto admin.proto)
 OUT ?= src
 
 .PHONY: proto

@@ -6,7 +6,11 @@ import os
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
+
+from outrelay.lib.options import ServiceCommand
+from outrelay.tools.reference import programs
 
 ROOT = Path(__file__).parent.parent
 GENERATED = "_pb2"
@@ -43,3 +47,16 @@ def test_console_scripts_are_files_of_cmd_or_tools_too() -> None:
             f"{function}()",
         ]
         assert os.access(path, os.X_OK)
+
+
+def test_a_flag_its_variable_and_its_key_have_one_name() -> None:
+    named = [
+        (param.name, param.opts)
+        for program in programs()
+        if isinstance(program, ServiceCommand)
+        for param in program.params
+        if isinstance(param, click.Option) and "--check" not in param.opts
+    ]
+
+    assert len(named) > 50
+    assert [opts for name, opts in named if f"--{name}".replace("_", "-") not in opts] == []

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from outrelay.agent.command import main
 from outrelay.agent.options import AgentOptions, Consume, Expose, Limits
 from outrelay.lib import options as lib_options
+from outrelay.lib.insight import Insight
 from outrelay.lib.transport.tcp.proxy import Proxy
 from tests.support.pki import TestPki, save, save_trust
 
@@ -53,6 +54,7 @@ def test_defaults(started: list[AgentOptions], subcommand: tuple[str, ...]) -> N
             cert=Path("agent.pem"),
             key=Path("agent.key"),
             ca=Path("ca.pem"),
+            insight=Insight(debug_listen=("127.0.0.1", 9102)),
         )
     ]
 
@@ -83,6 +85,7 @@ def test_every_flag(started: list[AgentOptions]) -> None:
         *("--drain", "1m", "--max-streams", "7"),
         *("--resume-deadline", "5m", "--dead-after", "10s"),
         *("--ring-max", "1MiB", "--ring-total", "1GiB"),
+        *("--debug-listen", "", "--health-listen", "0.0.0.0:9104"),
     )
     assert result.exit_code == 0, result.output
     (options,) = started
@@ -111,6 +114,7 @@ def test_every_flag(started: list[AgentOptions]) -> None:
         ring_max=1 << 20,
         ring_total=1 << 30,
         limits=Limits(resume=300.0, dead=10.0),
+        insight=Insight(health_listen=("0.0.0.0", 9104)),
     )
 
 
@@ -157,14 +161,15 @@ def test_help_shows_command_lines_that_work(started: list[AgentOptions]) -> None
     assert "--expose db=127.0.0.1:5432" in text
     for line in text.partition("Examples:")[2].replace("\\\n", "").splitlines():
         words = line.split()
-        if words and words[0] == "outrelay-agent":
+        if words and words[0] == "outrelay-agent" and words[1:] != ["status"]:
             assert invoke(*words[1:]).exit_code == 0
-    assert len(started) == 5
+    assert len(started) == 6
 
 
 def test_check(tmp_path: Path) -> None:
     files, ca = save(PKI.agent(), tmp_path / "agent"), save_trust(PKI.trust, tmp_path / "ca.pem")
-    args = ("--cert", str(files.cert), "--key", str(files.key), "--ca", str(ca))
+    credentials = ("--cert", str(files.cert), "--key", str(files.key), "--ca", str(ca))
+    args = (*credentials, "--debug-listen", "127.0.0.1:0")
     assert invoke(*args, "--check").exit_code == 0
     result = invoke(*args, "--uri", "outrelay://acme/agent/other", "--check")
     assert result.exit_code == 78

@@ -46,3 +46,13 @@ async def test_a_bug_in_one_stream_ends_only_that(seen: Events) -> None:
         streams.start(fail(), name="broken")
         await seen.wait("task failed", task="broken")
         streams.start(asyncio.sleep(0), name="fine")
+
+
+async def test_streams_that_a_relay_gave_one_name_are_both_shown() -> None:
+    async with asyncio.TaskGroup() as group:
+        streams = Streams(group, 2)
+        with streams.showing("a", dict):
+            with streams.showing("a", dict):
+                assert [*streams.shown] == ["a", "a/2"]
+            assert [*streams.shown] == ["a"]
+        assert not streams.shown

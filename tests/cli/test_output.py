@@ -1,24 +1,11 @@
-"""Tables that fit, lines that do not break, records in words."""
+"""Lines that fit, records in words."""
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import pytest
-from rich.text import Text
 
-from outrelay.cli.output import (
-    MEDIUM,
-    Column,
-    Lines,
-    age,
-    moment,
-    print_table,
-    printable,
-    record_of,
-    size,
-)
-from outrelay.lib.control.v1 import policy_pb2
+from outrelay.cli.output import MEDIUM, Column, Lines, record_of, short_name
+from outrelay.lib.control.v1 import policy_pb2, registry_pb2
 
 Row = tuple[str, str, str]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -36,36 +23,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_table_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(COLUMNS, [("12345678901234567890", "word " * 20, "extra")])
-    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
-    assert all(len(line) <= 40 for line in lines)
-    assert any("12345678901234567890" in line for line in lines)
-    assert "MORE" not in lines[0]
-
-
-@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("width", "shown"), [(99, False), (100, True)])
-def test_more_columns_are_shown_where_there_is_room(
+def test_lines_have_more_columns_where_there_is_room(
     width: int, shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    print_table(COLUMNS, [("1", "text", "more")])
     Lines(COLUMNS).show(("1", "text", "more"))
-    table, _, lines, _ = capsys.readouterr().out.splitlines()
-    assert ("MORE" in table) is ("MORE" in lines) is shown
-
-
-def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(COLUMNS, [("1", "word " * 100, "extra"), ("2", "[red]not markup", "")])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert "[red]not markup" in lines[2]
-
-
-def test_a_table_without_rows_is_its_head(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(COLUMNS, [])
-    assert capsys.readouterr().out.split() == ["ID", "TEXT", "MORE"]
+    head, _ = capsys.readouterr().out.splitlines()
+    assert ("MORE" in head) is shown
 
 
 def test_an_enum_value_nobody_knows_is_its_number() -> None:
@@ -74,46 +39,14 @@ def test_an_enum_value_nobody_knows_is_its_number() -> None:
     assert record["decision"] == "unspecified"
 
 
-def test_printable_escapes_what_is_not() -> None:
-    assert printable("plain ü") == "plain ü"
-    assert printable("a\x1b[2J\n") == r"a\x1b[2J\n"
+def test_lists_are_lists_and_truths_are_truths() -> None:
+    agent = record_of(registry_pb2.AgentInfo(services=["a", "b"]))
+    assert (agent["services"], agent["features"]) == (["a", "b"], [])
+    assert record_of(registry_pb2.RelayInfo(alive=True))["alive"] is True
 
 
-def test_a_time_is_told_to_the_second_with_its_year_or_without() -> None:
-    noon = int(datetime(2026, 7, 1, 12, 0, 5).astimezone().timestamp() * 1000)
-    assert moment(noon) == "2026-07-01 12:00:05"
-    assert moment(noon, year=False) == "07-01 12:00:05"
-
-
-def test_a_time_too_far_away_for_a_calendar_is_its_number() -> None:
-    assert moment(2**62) == str(2**62)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "0s"),
-        (59.9, "59s"),
-        (60, "1m00s"),
-        (3599, "59m59s"),
-        (3600, "1h00m"),
-        (7500, "2h05m"),
-        (86400 * 4 + 3 * 3600, "4d03h"),
-    ],
-)
-def test_an_age(seconds: float, text: str) -> None:
-    assert age(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (3 * 2**30, "3.0 GiB"),
-        (2**51, "2048.0 TiB"),
-    ],
-)
-def test_a_size(count: int, text: str) -> None:
-    assert size(count) == text
+def test_an_agent_is_named_by_the_beginning_of_its_name() -> None:
+    name = "00f1e2d3-0000-4000-8000-00000000000a"
+    assert short_name(f"outrelay://acme/agent/{name}") == "00f1e2d3"
+    assert short_name("outrelay://local/relay/r1") == "local/relay/r1"
+    assert short_name("garbage") == "garbage"

@@ -20,6 +20,7 @@ from outrelay.controller.app import serving
 from outrelay.controller.options import ControllerOptions
 from outrelay.lib.control.channel import open_channel
 from outrelay.lib.control.v1 import policy_pb2, registry_pb2
+from outrelay.lib.control.v1.admin_pb2_grpc import AdminStub
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
@@ -28,6 +29,7 @@ from outrelay.lib.identity.certs import Credentials, Trust
 from tests.support.pki import TestPki, save
 
 if TYPE_CHECKING:  # they are of the stubs only
+    from outrelay.lib.control.v1.admin_pb2_grpc import AdminAsyncStub
     from outrelay.lib.control.v1.audit_pb2_grpc import AuditAsyncStub
     from outrelay.lib.control.v1.fleet_pb2_grpc import FleetAsyncStub
     from outrelay.lib.control.v1.policy_pb2_grpc import PolicyAsyncStub
@@ -50,6 +52,7 @@ class Stubs:
     policy: PolicyAsyncStub
     audit: AuditAsyncStub
     fleet: FleetAsyncStub
+    admin: AdminAsyncStub
 
 
 @asynccontextmanager
@@ -63,6 +66,7 @@ async def stubs(
             PolicyStub(channel),
             AuditStub(channel),
             FleetStub(channel),
+            AdminStub(channel),
         )
 
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from outrelay.controller import authz
-from outrelay.lib.control.v1 import audit_pb2, fleet_pb2, policy_pb2, registry_pb2
+from outrelay.lib.control.v1 import admin_pb2, audit_pb2, fleet_pb2, policy_pb2, registry_pb2
 from outrelay.lib.errors import ControlError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage
@@ -115,12 +115,36 @@ async def attach(stubs: Stubs) -> None:
     await first_of(stubs.fleet.Attach(iter([fleet_pb2.RelayReport(relay_id="r1")])))
 
 
+async def list_relays(stubs: Stubs) -> None:
+    await stubs.registry.ListRelays(registry_pb2.ListRelaysRequest(tenant="acme"))
+
+
+async def list_agents(stubs: Stubs) -> None:
+    await stubs.registry.ListAgents(registry_pb2.ListAgentsRequest(tenant="acme"))
+
+
+async def list_services(stubs: Stubs) -> None:
+    await stubs.registry.ListServices(registry_pb2.ListServicesRequest(tenant="acme"))
+
+
+async def drain_relay(stubs: Stubs) -> None:
+    try:
+        await stubs.registry.DrainRelay(registry_pb2.DrainRelayRequest(relay_id="nobody"))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+
+
 async def list_streams(stubs: Stubs) -> None:
     await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant="acme"))
 
 
 async def kill_stream(stubs: Stubs) -> None:
     await stubs.fleet.KillStream(fleet_pb2.KillStreamRequest(tenant="acme", stream_id="0" * 16))
+
+
+async def tell_log_level(stubs: Stubs) -> None:
+    await stubs.admin.SetLogLevel(admin_pb2.SetLogLevelRequest())
 
 
 def unauthenticated(text: str) -> AbstractAsyncContextManager[object]:
@@ -134,6 +158,10 @@ CALLS: dict[str, Call] = {
     "Registry/Resolve": resolve,
     "Registry/Watch": watch_services,
     "Registry/UpsertRelay": upsert_relay,
+    "Registry/ListRelays": list_relays,
+    "Registry/ListAgents": list_agents,
+    "Registry/ListServices": list_services,
+    "Registry/DrainRelay": drain_relay,
     "Policy/AddPolicy": add_policy,
     "Policy/RemovePolicy": remove_policy,
     "Policy/ListPolicies": list_policies,
@@ -146,10 +174,12 @@ CALLS: dict[str, Call] = {
     "Fleet/Attach": attach,
     "Fleet/ListStreams": list_streams,
     "Fleet/KillStream": kill_stream,
+    "Admin/SetLogLevel": tell_log_level,
 }
 
 
-RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
+LISTS = {"Registry/ListRelays", "Registry/ListAgents", "Registry/ListServices"}
+RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} - LISTS - authz.OF_ALL_TENANTS | {
     "Policy/ListPolicies",
     "Policy/Watch",
     "Audit/Record",
@@ -157,6 +187,7 @@ RELAY = {rpc for rpc in CALLS if rpc.startswith("Registry/")} | {
     "Fleet/Attach",
 }
 OPERATOR = {rpc for rpc in CALLS if rpc.startswith("Policy/")} | {
+    *LISTS,
     "Audit/Query",
     "Fleet/ListStreams",
     "Fleet/KillStream",
@@ -200,6 +231,7 @@ def test_the_table_knows_every_rpc_there_is() -> None:
             (policy_pb2, "Policy"),
             (audit_pb2, "Audit"),
             (fleet_pb2, "Fleet"),
+            (admin_pb2, "Admin"),
         )
     ]
     rpcs = {f"{service.name}/{method.name}" for service in services for method in service.methods}
@@ -226,7 +258,7 @@ class TestTenants:
 
     async def test_an_operator_of_system_is_bound_to_none(self, controller: LiveController) -> None:
         async with controller.as_operator("system") as stubs:
-            for rpc in OPERATOR:
+            for rpc in (*OPERATOR, *authz.OF_ALL_TENANTS):
                 await CALLS[rpc](stubs)
 
     async def test_only_who_may_touch_all_may_watch_all(self, controller: LiveController) -> None:

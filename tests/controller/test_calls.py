@@ -206,5 +206,5 @@ class TestForAll:
                 names = {service.name for service in answer.list_services_response.service}
                 assert {
                     f"outrelay.control.v1.{name}"
-                    for name in ("Registry", "Policy", "Audit", "Fleet")
+                    for name in ("Registry", "Policy", "Audit", "Fleet", "Admin")
                 } < names

@@ -15,14 +15,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from outrelay.lib.control.v1 import audit_pb2, fleet_pb2, policy_pb2, registry_pb2
+from outrelay.lib.control.v1 import admin_pb2, audit_pb2, fleet_pb2, policy_pb2, registry_pb2
+from outrelay.lib.control.v1.admin_pb2_grpc import AdminStub
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyStub
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 from outrelay.lib.identity.uri import Role
-from tests.controller.fleet.scripted import attached, stream
+from tests.controller.fleet.scripted import agent, attached, stream
 from tests.controller.live import (
+    AGENT_A,
     ALL_TENANTS,
     SNAPSHOT,
     TIMEOUT,
@@ -183,6 +185,24 @@ async def attach(stubs: Stubs, _asked: Question) -> object:
     return [event async for event in call]
 
 
+async def list_relays(stubs: Stubs, asked: Question) -> object:
+    return await stubs.registry.ListRelays(registry_pb2.ListRelaysRequest(tenant=asked.tenant))
+
+
+async def list_agents(stubs: Stubs, asked: Question) -> object:
+    return await stubs.registry.ListAgents(registry_pb2.ListAgentsRequest(tenant=asked.tenant))
+
+
+async def list_services(stubs: Stubs, asked: Question) -> object:
+    request = registry_pb2.ListServicesRequest(tenant=asked.tenant)
+    return await stubs.registry.ListServices(request)
+
+
+async def drain_relay(stubs: Stubs, asked: Question) -> object:
+    request = registry_pb2.DrainRelayRequest(relay_id=f"r-{asked.tenant}")
+    return await stubs.registry.DrainRelay(request)
+
+
 async def list_streams(stubs: Stubs, asked: Question) -> object:
     return await stubs.fleet.ListStreams(fleet_pb2.ListStreamsRequest(tenant=asked.tenant))
 
@@ -200,6 +220,10 @@ TABLE: dict[str, tuple[Call, ...]] = {
     "Registry/Resolve": (resolve,),
     "Registry/Watch": (watch_services,),
     "Registry/UpsertRelay": (upsert_relay,),
+    "Registry/ListRelays": (list_relays,),
+    "Registry/ListAgents": (list_agents,),
+    "Registry/ListServices": (list_services,),
+    "Registry/DrainRelay": (drain_relay,),
     "Policy/AddPolicy": (add_policy,),
     "Policy/RemovePolicy": (remove_policy,),
     "Policy/ListPolicies": (list_policies,),
@@ -212,6 +236,7 @@ TABLE: dict[str, tuple[Call, ...]] = {
     "Fleet/Attach": (attach,),
     "Fleet/ListStreams": (list_streams,),
     "Fleet/KillStream": (kill_stream,),
+    "Admin/SetLogLevel": (),  # of no tenant, and for nobody who is of one
 }
 """What is asked at each rpc. A new one needs a line, and whoever writes it a thought."""
 
@@ -220,7 +245,7 @@ every_rpc = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name_
 
 
 def test_every_rpc_there_is_stands_in_the_table() -> None:
-    modules = (registry_pb2, policy_pb2, audit_pb2, fleet_pb2)
+    modules = (registry_pb2, policy_pb2, audit_pb2, fleet_pb2, admin_pb2)
     services = [each for module in modules for each in module.DESCRIPTOR.services_by_name.values()]
     rpcs = {f"{service.name}/{method.name}" for service in services for method in service.methods}
     assert set(TABLE) == rpcs
@@ -239,6 +264,7 @@ async def populated(controller: LiveController) -> AsyncIterator[LiveController]
             stream(0xAA, tenant="globex", service=SECRET),
             stream(0xCC, tenant="acme", service="db"),
         ]
+        streams.agents = [agent(globex.agent, services=[SECRET]), agent(AGENT_A)]
         for call in (upsert_relay, register, add_policy):
             await call(relay, globex)
         event = audit_pb2.AuditEvent(
@@ -321,6 +347,7 @@ async def test_without_a_certificate_nobody_gets_that_far(
             PolicyStub(channel),
             AuditStub(channel),
             FleetStub(channel),
+            AdminStub(channel),
         )
         async with refused(grpc.StatusCode.UNAVAILABLE):
             await call(stubs, Question(tenant="globex"))

@@ -71,7 +71,9 @@ class Backend:
         self.calls += 1
         task = asyncio.current_task()
         assert task is not None
-        assert self._handler is not None, "a connection that no test asked for"
+        if self._handler is None:  # a try that was under way when the last test ended
+            await abort(writer)
+            return
         self._running.add(task)
         try:
             await self._handler(reader, writer)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from outrelay.lib.values import address_text
-from tests.integration.peers import unused_port
-from tests.integration.world import APP, World, write_pki
+from tests.integration.peers import echo_until_cut, unused_port
+from tests.integration.world import ANY_PORT, APP, DEAD, GHOST, SECRET, World, write_pki
 from tests.support.processes import Output, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -23,17 +23,44 @@ async def doctor(world: World, *flags: str, relay: str = "") -> Output:
     return await run("outrelay-agent", "doctor", flag, relay, *credentials, *flags)
 
 
+def _is_quic(world: World) -> bool:
+    """Whether relays are asked what they see, which over TCP says nothing of UDP."""
+    return world.carriers.consumer == "quic"
+
+
 async def test_all_is_well(world: World) -> None:
     done = await doctor(world, f"--expose={APP}={address_text(world.backend.address)}")
     assert (done.code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 4
-    assert [line.split()[1].rstrip(":") for line in lines] == [
+    seen = ["NAT (IPv4): none: relays see this host as it is"] * _is_quic(world)
+    assert [line.split()[0] for line in lines] == ["ok"] * (4 + len(seen))
+    assert [line.split()[1].rstrip(":") for line in lines if "NAT" not in line] == [
         "certificate",
         "relay",
         "clock",
         "backend",
     ]
+    assert [line[6:] for line in lines if "NAT" in line] == seen
+
+
+async def test_it_opens_services_when_it_is_told_to(world: World) -> None:
+    wanted = [f"--consume={name}@{ANY_PORT}" for name in (APP, SECRET, GHOST, DEAD)]
+    async with world.backend.serving(echo_until_cut):
+        done = await doctor(world, "--open", "--log-format", "json", *wanted)
+    assert done.code == 1
+    found = {each["subject"]: each for each in map(json.loads, done.stdout.splitlines())}
+    allowed = found[f"open {APP}"]
+    assert (allowed["result"], allowed["advice"]) == ("ok", "")
+    assert "takes the stream after" in allowed["text"]
+    for name, code, advice in (
+        (SECRET, "403", "policy add"),
+        (GHOST, "404", "exposes it"),
+        (DEAD, "502", "backend runs"),
+    ):
+        refused = found[f"open {name}"]
+        assert refused["result"] == "fail"
+        assert refused["text"].startswith(code)
+        assert advice in refused["advice"]
 
 
 async def test_a_relay_that_is_not_there_fails_with_advice(world: World) -> None:
@@ -61,7 +88,7 @@ async def test_one_carrier_of_two_is_enough(world: World) -> None:
     flag = "--relay" if world.carriers.consumer == "tcp" else "--relay-tcp"
     done = await doctor(world, flag, address_text(unused_port()))
     assert done.code == 0, done
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if "NAT" not in line]
     assert [line.split()[0] for line in lines] in (
         ["ok", "warn", "->", "ok", "ok"],
         ["ok", "ok", "warn", "->", "ok"],

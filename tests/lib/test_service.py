@@ -31,6 +31,10 @@ async def stops(stop):
     log.info("ready", loop=type(asyncio.get_running_loop()).__module__)
     await stop.wait()
 
+async def reports(stop):
+    log.error("ready")
+    await stop.wait()
+
 async def lingers(stop):
     log.info("ready")
     await stop.wait()
@@ -106,6 +110,27 @@ def test_a_signal_stops_the_service_in_good_order(
 
     assert (event(process)["event"], event(process)["event"]) == ("stopping", "stopped")
     assert outcome(process) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("usual", "changes"),
+    [
+        ("info", [("info", "debug"), ("debug", "info")]),
+        ("error", [("error", "debug"), ("debug", "error")]),
+        ("debug", [("debug", "info"), ("info", "debug")]),
+    ],
+)
+def test_sigusr1_changes_the_level_and_back(
+    start: Start, usual: str, changes: list[tuple[str, str]]
+) -> None:
+    process = start("reports", level=usual)
+    assert event(process)["event"] == "ready"
+
+    for before, after in changes:
+        process.send_signal(signal.SIGUSR1)
+        line = event(process)
+        assert line["event"] == "log level changed"
+        assert (line["before"], line["to"], line["by"]) == (before, after, "SIGUSR1")
 
 
 def test_a_process_may_have_as_many_files_as_it_can_get(start: Start) -> None:

@@ -122,6 +122,18 @@ class Router(Host):
         self.ip(f"link set {_link_to(host)} mtu {mtu}")
         host.ip(f"link set {LINK} mtu {mtu}")
 
+    def translate(self, host: Host, *, each: bool = False) -> None:
+        """Let others see this router instead of ``host``.
+
+        Args:
+            host: Who is behind the NAT.
+            each: Another port for each destination (symmetric), instead of the host's own.
+        """
+        self._nft("add chain inet lab nat { type nat hook postrouting priority 100; }")
+        self._nft("flush chain inet lab nat")
+        how = f"snat ip to {host.gateway}" + (" fully-random" if each else "")
+        self._nft(f"add rule inet lab nat ip saddr {host.address} {how}")
+
     def pass_all(self) -> None:
         """Forward everything again."""
         self._nft("flush chain inet lab forward")

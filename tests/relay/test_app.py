@@ -18,11 +18,12 @@ from outrelay.lib.errors import ConfigError, ErrorCode, IdentityError, Reset
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe.metrics import RelayMetrics
+from outrelay.lib.observe.views import Views
 from outrelay.lib.orp.frame import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.carrier import Stream
-from outrelay.lib.transport.memory import MemoryListener, MemoryNetwork
+from outrelay.lib.transport.memory import EXPIRES, MemoryListener, MemoryNetwork
 from outrelay.relay import app, stalls
 from outrelay.relay.app import Relay, check, run
 from outrelay.relay.audit.disk import Disk, open_disk
@@ -72,6 +73,7 @@ class Running:
     stop: asyncio.Event
     seen: Events
     task: Task[None]
+    views: Views
 
     async def agent(self, identity: Identity, features: tuple[str, ...] = FEATURES) -> AgentPeer:
         """An agent that has said HELLO."""
@@ -100,14 +102,22 @@ async def running(
     credentials, trust = (pki.relay(), pki.trust) if pki else (None, None)
     with events() as seen:
         async with Controller((target,), credentials=credentials, trust=trust) as controller:
-            metrics = RelayMetrics.on(CollectorRegistry())
+            registry = CollectorRegistry()
+            metrics = RelayMetrics.on(registry)
             relay = Relay(options, "r1", controller, metrics, limits, disk=disk)
             async with beside(
                 relay.serve(Doors(listener, advertise=options.advertise), stop),
                 name="relay under test",
             ) as task:
                 await seen.wait("listening")
-                yield Running(network=network, listener=listener, stop=stop, seen=seen, task=task)
+                yield Running(
+                    network=network,
+                    listener=listener,
+                    stop=stop,
+                    seen=seen,
+                    task=task,
+                    views=relay.views(RELAY, registry, lambda: EXPIRES),
+                )
                 stop.set()
                 await task
 
@@ -376,9 +386,11 @@ async def test_it_is_ready_once_policy_and_directory_are_loaded(tmp_path: Path) 
         await relay.seen.wait("policy loaded")
         await everybody_waits()
         assert relay.seen.of("ready") == []
+        assert relay.views.unready()
         await fake.tell("directory", ROWS_END)
         await relay.seen.wait("directory loaded")
         await relay.seen.wait("ready")
+        assert not relay.views.unready()
 
 
 @pytest.mark.parametrize("tenant", ["", "acme"])
@@ -393,9 +405,11 @@ async def test_a_plain_controller_has_no_directory_to_wait_for(tmp_path: Path, t
             if tenant:
                 await fake.calls.number("Watch policy of acme over", 1)  # the extended way
                 assert relay.seen.of("ready") == []
+                assert relay.views.unready()
                 await fake.tell("policy of acme", RULES_END)
                 await relay.seen.wait("policy loaded")
             await relay.seen.wait("ready")
+            assert not relay.views.unready()
 
 
 async def test_while_the_controller_is_away_it_listens_and_says_that_it_denies(

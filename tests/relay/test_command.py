@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from outrelay.lib.insight import Insight
 from outrelay.relay import command
 from outrelay.relay.options import Overflow, RelayOptions
 from tests.support.pki import TestPki, save, save_trust
@@ -28,7 +29,8 @@ def built(*flags: str) -> RelayOptions:
     values = {name: value for name, value in context.params.items() if name not in common}
     wrapped = command.main.callback
     assert wrapped is not None
-    options = wrapped.__wrapped__(**values)  # type: ignore[attr-defined]
+    with context:
+        options = wrapped.__wrapped__(**values)  # type: ignore[attr-defined]
     assert isinstance(options, RelayOptions)
     return options
 
@@ -61,6 +63,7 @@ def test_the_defaults_are_those_of_the_contract(files: list[str]) -> None:
         audit_spool_size=256 * 2**20,
         audit_overflow=Overflow.DENY,
         allow_all=False,
+        insight=Insight(debug_listen=("127.0.0.1", 9100)),
     )
 
 
@@ -78,6 +81,7 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
         *("--max-services-per-agent", "9", "--max-services-per-tenant", "10"),
         *("--audit-spool", "/var/spool/r7", "--audit-spool-size", "1GiB"),
         *("--audit-overflow", "drop"),
+        *("--debug-listen", "[::1]:5", "--health-listen", "0.0.0.0:6"),
     )
 
     assert options == RelayOptions(
@@ -105,11 +109,13 @@ def test_every_flag_has_its_option(files: list[str]) -> None:
         audit_spool_size=2**30,
         audit_overflow=Overflow.DROP,
         allow_all=True,
+        insight=Insight(debug_listen=("::1", 5), health_listen=("0.0.0.0", 6)),
     )
 
 
 def test_check_is_content_with_what_is_fine(files: list[str]) -> None:
-    done = CliRunner().invoke(command.main, [*files, "--listen", "127.0.0.1:0", "--check"])
+    anywhere = ["--listen", "127.0.0.1:0", "--debug-listen", "127.0.0.1:0"]
+    done = CliRunner().invoke(command.main, [*files, *anywhere, "--check"])
 
     assert (done.exit_code, done.output) == (0, "outrelay-relay: the configuration is fine\n")
 

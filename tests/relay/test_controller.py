@@ -12,6 +12,7 @@ from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ConfigError, ControlError
 from outrelay.lib.tasks import beside
 from outrelay.relay.controller import Answers, Controller, Services, follow
+from outrelay.relay.lag import DIRECTORY
 from tests.relay.fake_controller import FakeController, fake_controller
 from tests.support.pki import TestPki
 
@@ -28,6 +29,7 @@ class Follower:
     """A ``Watch`` that notes what it sees."""
 
     name = "directory"
+    kind = DIRECTORY
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from outrelay.lib.control.v1 import fleet_pb2 as fleet
-from outrelay.relay.fleet import PART, PENDING, FleetWatch
+from outrelay.lib.control.v1 import registry_pb2 as registry
+from outrelay.relay.fleet import PART, PENDING, RELAYED, FleetWatch, Leave
+from outrelay.relay.inventory import Inventory
 from outrelay.relay.revoke import Revoker
 from tests.relay.rooms import Rooms, relay_rooms
 from tests.relay.test_revoke import assert_denied, assert_passes, spliced
 from tests.support.peers import AGENT_A, AGENT_B
 
 
-def watched(relay: Rooms) -> FleetWatch:
-    return FleetWatch(
-        "r1", relay.pairs, Revoker(relay.judge, relay.pairs, relay.trail, now_ms=lambda: 0)
-    )
+def no_leave(_reason: str) -> registry.DrainRelayResponse:
+    raise AssertionError("nobody was to leave")
+
+
+def watched(relay: Rooms, leave: Leave = no_leave) -> FleetWatch:
+    revoker = Revoker(relay.judge, relay.pairs, relay.trail, now_ms=lambda: 0)
+    inventory = Inventory(relay.roster, relay.pairs)
+    return FleetWatch("r1", relay.pairs, revoker, inventory, leave)
 
 
 async def answer(watch: FleetWatch, command: fleet.RelayCommand) -> list[fleet.RelayReport]:
@@ -39,6 +45,7 @@ async def test_streams_are_listed_with_what_they_moved() -> None:
         assert (info.caller, info.provider) == (AGENT_A.uri, AGENT_B.uri)
         assert (info.bytes_up, info.bytes_down, info.relay_id) == (10, 0, "r1")
         assert info.opened_unix_ms > 0
+        assert info.path == RELAYED
         assert (part.request_id, part.last) == (3, False)
         assert (end.request_id, end.last) == (3, True)
 
@@ -95,3 +102,45 @@ async def test_commands_nobody_takes_the_answers_of_are_dropped() -> None:
             watch.take(fleet.RelayCommand(list=fleet.ListStreamsRequest()))
         watch.take(fleet.RelayCommand(request_id=1))  # none we know
         assert watch._answers.qsize() == PENDING
+
+
+async def test_agents_are_listed_in_parts_with_the_tenant_as_the_bound() -> None:
+    async with relay_rooms() as relay:
+        await relay.provider()
+        await relay.agent(AGENT_A, "resume/2")
+        watch = watched(relay)
+        asked = registry.ListAgentsRequest(tenant="acme")
+        part, end = await answer(watch, fleet.RelayCommand(request_id=5, agents=asked))
+        assert {each.agent_uri for each in part.agents} == {AGENT_A.uri, AGENT_B.uri}
+        assert (part.request_id, end.request_id, end.last) == (5, 5, True)
+
+        one = registry.ListAgentsRequest(limit=1)
+        part, _ = await answer(watch, fleet.RelayCommand(agents=one))
+        assert len(part.agents) == 1
+        other = registry.ListAgentsRequest(tenant="globex")
+        (end,) = await answer(watch, fleet.RelayCommand(agents=other))
+        assert (list(end.agents), end.last) == ([], True)
+
+
+async def test_the_relay_tells_of_itself() -> None:
+    async with relay_rooms() as relay:
+        await relay.provider()
+        status = fleet.StatusRequest()
+        (told,) = await answer(watched(relay), fleet.RelayCommand(request_id=6, status=status))
+        assert (told.request_id, told.last, told.status.agents) == (6, True, 1)
+
+
+async def test_it_drains_when_it_is_told_to_and_says_what_that_means() -> None:
+    reasons = []
+
+    def leave(reason: str) -> registry.DrainRelayResponse:
+        reasons.append(reason)
+        return registry.DrainRelayResponse(streams=3, drain_ms=500)
+
+    async with relay_rooms() as relay:
+        asked = registry.DrainRelayRequest(relay_id="r1", reason="alice: new kernel")
+        command = fleet.RelayCommand(request_id=7, drain=asked)
+        (told,) = await answer(watched(relay, leave), command)
+        assert (told.request_id, told.last) == (7, True)
+        assert (told.draining.streams, told.draining.drain_ms) == (3, 500)
+    assert reasons == ["alice: new kernel"]

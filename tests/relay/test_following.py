@@ -18,13 +18,12 @@ from outrelay.lib.policy import Rule
 from outrelay.lib.tasks import beside
 from outrelay.relay import controller as line
 from outrelay.relay.call import Call
-from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.policy import tenants as module
 from outrelay.relay.registrations import Registrations
-from outrelay.relay.revoke import Revoker
 from tests.relay.fake_controller import FakeController, fake_controller
 from tests.relay.rooms import Rooms, relay_rooms, rule
+from tests.relay.test_fleet import watched
 from tests.support.events import Events, events
 from tests.support.peers import AGENT_A, AGENT_B, STRANGER, AgentPeer
 
@@ -83,7 +82,7 @@ async def followed(directory: Path, *, tenant: str = "", plain: bool = True) -> 
                 directory=relay.directory,
                 registrations=registrations,
                 roster=relay.roster,
-                fleet=FleetWatch("r1", relay.pairs, Revoker(relay.judge, relay.pairs, relay.trail)),
+                fleet=watched(relay),
             )
             async with (
                 beside(registrations.run(), name="registrations"),

@@ -39,6 +39,16 @@ Fields = Mapping[str, object]
 
 LOG_ARGS = ("--log-format", "json")
 LINE_MAX = 1 << 20
+
+OWN_PORTS = {
+    f"OUTRELAY_{service}_DEBUG_LISTEN": "127.0.0.1:0"
+    for service in ("RELAY", "AGENT", "CONTROLLER")
+}
+"""Variables by which services that run at once do not meet at one port."""
+
+INSIDE = frozenset({"debug", "health"})
+"""Listeners that show the program itself; they are not what it is started for."""
+
 STOP_TIMEOUT = PATIENCE
 """Seconds a program has to stop when the test is over."""
 
@@ -130,7 +140,10 @@ class Program:
         return await self._wait_for(event, since, timeout, fields)
 
     async def listening(self, **fields: object) -> tuple[str, int]:
-        """Host and port of the first listener it announces with these fields."""
+        """Host and port of the first listener it announces with these fields.
+
+        Those that show the program itself count only when they are asked for.
+        """
         line = await self._wait_for("listening", 0, PATIENCE, fields)
         host, _, port = str(line["address"]).rpartition(":")
         return host.strip("[]"), int(port)
@@ -189,7 +202,12 @@ class Program:
 
     def _matching(self, event: str, since: int, fields: Fields) -> list[Fields]:
         wanted = {"event": event, **fields}
-        return [line for line in self.events[since:] if wanted.items() <= line.items()]
+        skipped = INSIDE - {fields.get("service")} if event == "listening" else frozenset()
+        return [
+            line
+            for line in self.events[since:]
+            if wanted.items() <= line.items() and line.get("service") not in skipped
+        ]
 
     async def _wait_for(self, event: str, since: int, timeout: float, fields: Fields) -> Fields:
         try:
@@ -252,7 +270,7 @@ class Programs:
         """
         process = await asyncio.create_subprocess_exec(
             *within,
-            _path(script),
+            script_path(script),
             *map(str, args),
             *(LOG_ARGS if json_log else ()),
             stdin=asyncio.subprocess.DEVNULL,
@@ -309,7 +327,7 @@ async def run(
     """
     process = await asyncio.create_subprocess_exec(
         *within,
-        _path(script),
+        script_path(script),
         *map(str, args),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -330,7 +348,7 @@ async def run(
     return Output(code=process.returncode, stdout=stdout.decode(), stderr=stderr.decode())
 
 
-def _path(script: str) -> str:
+def script_path(script: str) -> str:
     """Where a console script is: beside the interpreter that runs the tests."""
     if os.sep in script:
         return script
@@ -343,4 +361,4 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("OUTRELAY_")
     }
-    return {**inherited, **(extra or {})}
+    return {**inherited, **OWN_PORTS, **(extra or {})}

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.processes import Program, Programs, run
+from tests.support.processes import OWN_PORTS, Program, Programs, run
 
 pytestmark = pytest.mark.both_loops
 
@@ -22,8 +22,8 @@ signal.signal(signal.SIGTERM, lambda *_: stop.set())
 def log(event, **fields):
     print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)
 print("not json", file=sys.stderr, flush=True)
+log("listening", address="[::1]:2", service="debug")
 log("listening", address="127.0.0.1:%s" % os.environ.get("PORT", 1), listener="quic")
-log("listening", address="[::1]:2", listener="debug")
 log("ready", ours=[name for name in os.environ if name.startswith("OUTRELAY_")])
 stop.wait()
 log("stopped")
@@ -41,8 +41,8 @@ async def test_a_program_is_followed_from_start_to_end(monkeypatch: pytest.Monke
     async with Programs() as programs:
         program = await start(programs, SERVICE, PORT="7001")
         assert await program.listening() == ("127.0.0.1", 7001)
-        assert await program.listening(listener="debug") == ("::1", 2)
-        assert (await program.event("ready"))["ours"] == []
+        assert await program.listening(service="debug") == ("::1", 2)
+        assert (await program.event("ready"))["ours"] == [*OWN_PORTS]
         assert program.rss() > 1 << 20
         assert program.cpu() > 0
         assert program.running

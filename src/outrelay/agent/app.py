@@ -27,12 +27,14 @@ from outrelay.agent.resume.rings import Rings
 from outrelay.agent.session.proof import Proof
 from outrelay.agent.session.uplink import Uplink
 from outrelay.agent.streams import Streams
+from outrelay.agent.views import views_of
 from outrelay.agent.watch import AbortWatch
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.errors import ConfigError, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.identity.verify import Usage
+from outrelay.lib.insight import insight_faults, opened
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import AgentMetrics, new_registry
 from outrelay.lib.renewal import Renewal
@@ -78,7 +80,7 @@ def check(options: AgentOptions) -> Iterable[str]:
         partial(load_trust, options.ca),
         partial(find_proxies, options.http_proxy, os.environ),
         *(partial(try_bind, str(each), each.bind, udp=False) for each in options.consume),
-    )
+    ) + insight_faults(options.insight)
 
 
 def load_identity(options: AgentOptions) -> Credentials:
@@ -123,7 +125,8 @@ async def serve(
         log.warning(
             "nothing to do", hint="offer a service with --expose, or use one with --consume"
         )
-    metrics = AgentMetrics.on(new_registry()).streams
+    registry = new_registry()
+    metrics = AgentMetrics.on(registry)
     with ExitStack() as resources:
         listeners = [
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
@@ -140,6 +143,7 @@ async def serve(
                 take=lambda *stream: provider.take(*stream),  # noqa: PLW0108 - it is made below
                 called=finished.called,
                 is_busy=lambda: bool(streams),
+                metrics=metrics.uplink,
             )
             lasting = Lasting(
                 identity=identity,
@@ -147,10 +151,11 @@ async def serve(
                 rings=Rings(options.ring_max, options.ring_total),
                 limit=options.limits.resume,
                 finished=finished,
+                metrics=metrics.streams,
             )
             limits = options.limits
-            provider = Provider(options.expose, streams, watch, lasting, limits, metrics)
-            consumer = Consumer(identity, uplink, streams, watch, lasting, limits, metrics)
+            provider = Provider(options.expose, streams, watch, lasting, limits, metrics.streams)
+            consumer = Consumer(identity, uplink, streams, watch, lasting, limits, metrics.streams)
             accepting = [
                 spawn(
                     group, each.run(consumer.take), name=f"agent: listen for {each.consume.service}"
@@ -158,10 +163,20 @@ async def serve(
                 for each in listeners
             ]
             connecting = spawn(group, uplink.run(), name="agent: uplink")
-            await stop.wait()
-            for task in accepting:
-                task.cancel()
-            await _wind_down(uplink, lasting, streams, options.drain)
+            views = views_of(
+                options=options,
+                identity=identity,
+                expires=lambda: proof.expires,
+                registry=registry,
+                uplink=uplink,
+                streams=streams,
+                listeners=listeners,
+            )
+            async with opened(options.insight, views):
+                await stop.wait()
+                for task in accepting:
+                    task.cancel()
+                await _wind_down(uplink, lasting, streams, options.drain)
             connecting.cancel()
 
 

@@ -20,7 +20,10 @@ from outrelay.agent.options import (
     parse_expose,
     parse_service,
 )
+from outrelay.agent.status.command import status
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
     COUNT,
@@ -57,8 +60,13 @@ outrelay-agent --relay relay.example:7443 --cert agent.pem --key agent.key --ca 
 # where UDP may be blocked
 outrelay-agent --relay relay.example:7443 --relay-tcp relay.example:443 --state-dir state \\
   --cert agent.pem --key agent.key --ca ca.pem --consume db@127.0.0.1:15432
+# what the agent on this host is connected with
+outrelay-agent status
 # why an agent with these flags does not get through from here, and what to do about it
 outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.key --ca ca.pem
+# and whether policy and the provider let it use "db"
+outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key agent.key \\
+  --ca ca.pem --consume db@127.0.0.1:15432
 """
 
 
@@ -68,6 +76,7 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     check=app.check,
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
+    others={"status": status},
 )
 @flag(
     "--relay",
@@ -155,6 +164,13 @@ outrelay-agent doctor --relay relay.example:7443 --cert agent.pem --key agent.ke
     help="Bytes a stream may have on their way to the far application; held until they arrive.",
 )
 @flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
+@flag(
+    "--open",
+    is_flag=True,
+    help="Have doctor open a stream to each --consume, too, and close it at once: whether policy"
+    " and provider allow it. The backend sees a connection.",
+)
+@insight_flags(("127.0.0.1", 9102))
 def main(
     *,
     relay: tuple[Address, ...],
@@ -176,12 +192,14 @@ def main(
     dead_after: float,
     ring_max: int,
     ring_total: int,
+    open: bool,  # noqa: A002 - as the flag is called
+    insight: Insight,
 ) -> AgentOptions:
     """Connect the services of this host to a relay, and its applications to services elsewhere.
 
     The agent only dials out. It offers services of this host (--expose) and lets applications
     here use services of other agents (--consume). With `doctor` before the same flags it tells
-    why that does not work, and what to do.
+    why that does not work, and what to do. `status` tells what the agent on this host does.
     """
     return AgentOptions(
         relays=relay or (() if relay_tcp else (RELAY,)),
@@ -199,6 +217,8 @@ def main(
         max_streams=max_streams,
         ring_max=ring_max,
         ring_total=ring_total,
+        opens=open,
+        insight=insight,
         limits=Limits(resume=resume_deadline, dead=dead_after),
     )
 

@@ -130,6 +130,7 @@ class Consumer:
             OSError: The application aborted while there was none.
         """
         loop, ids, end = asyncio.get_running_loop(), 0, inf
+        began = loop.time()
         while True:
             with self._watch.guard(sock):
                 session = await self._uplink.session()
@@ -138,7 +139,15 @@ class Consumer:
                 log.debug("opening stream", **consume.named(name))
                 try:
                     with self._watch.guard(sock):
-                        stream = await self._open(session, carried, stream_id, consume)
+                        stream = await open_stream(
+                            session,
+                            carried,
+                            stream_id,
+                            consume,
+                            limits=self._limits,
+                            metrics=self._metrics,
+                            lasting=self._lasting,
+                        )
                 except (Closed, Reset) as lost:
                     end = min(end, loop.time() + self._limits.ready)
                     if loop.time() >= end:
@@ -152,7 +161,9 @@ class Consumer:
                 except OSError:
                     return self._give_up(consume, name)
                 else:
-                    return await stream.carry(sock, self._watch, self._lasting)
+                    self._metrics.open_duration.observe(loop.time() - began)
+                    with self._streams.showing(f"{stream.name}/consumer", stream.describe):
+                        return await stream.carry(sock, self._watch, self._lasting)
 
     async def _after(self, session: Session, lost: Closed | Reset) -> None:
         """Return when it is of use to try again what ``session`` has lost."""
@@ -163,44 +174,60 @@ class Consumer:
         else:
             await asyncio.sleep(AGAIN)
 
-    async def _open(
-        self, session: Session, carried: Carried, stream_id: int, consume: Consume
-    ) -> AgentStream:
-        """A stream that is spliced.
 
-        Raises:
-            StreamRejected: It was refused.
-            Closed: The connection is gone.
-            Reset: The provider's is, or the relay leaves.
-        """
-        carrier = carried.over(await session.open_stream())
-        stream = AgentStream(
-            session,
-            carried,
-            carrier,
-            Side.CONSUMER,
-            stream_id=stream_id,
-            service=consume.service,
-            method=consume.method,
-            metrics=self._metrics,
-        )
-        slack = 0.0 if session.is_plain else ANSWER_SLACK
-        try:
-            stream.advance(StreamInput.OPEN)
-            with suppress(Reset):  # why the relay does not read on is what it has written
-                message = orp.OpenStream(
-                    target_service=consume.service, method=consume.method, stream_id=stream_id
-                )
-                await carrier.write(encode(FrameType.OPEN_STREAM, message))
-            limit = self._limits.ready + slack
-            await stream.until_ready(limit, is_plain=session.is_plain)
-        except StreamRejected:
+async def open_stream(
+    session: Session,
+    carried: Carried,
+    stream_id: int,
+    consume: Consume,
+    *,
+    limits: Limits,
+    metrics: StreamMetrics,
+    lasting: Lasting | None = None,
+) -> AgentStream:
+    """A stream that is spliced.
+
+    Args:
+        session: What it begins in.
+        carried: Its place in that.
+        stream_id: Its number.
+        consume: What it leads to.
+        limits: How long that may take.
+        metrics: Counts it.
+        lasting: Tells a provider that keeps a stream we have given up; None: nobody does.
+
+    Raises:
+        StreamRejected: It was refused.
+        Closed: The connection is gone.
+        Reset: The provider's is, or the relay leaves.
+    """
+    carrier = carried.over(await session.open_stream())
+    stream = AgentStream(
+        session,
+        carried,
+        carrier,
+        Side.CONSUMER,
+        stream_id=stream_id,
+        service=consume.service,
+        method=consume.method,
+        metrics=metrics,
+    )
+    slack = 0.0 if session.is_plain else ANSWER_SLACK
+    try:
+        stream.advance(StreamInput.OPEN)
+        with suppress(Reset):  # why the relay does not read on is what it has written
+            message = orp.OpenStream(
+                target_service=consume.service, method=consume.method, stream_id=stream_id
+            )
+            await carrier.write(encode(FrameType.OPEN_STREAM, message))
+        await stream.until_ready(limits.ready + slack, is_plain=session.is_plain)
+    except BaseException as error:
+        if lasting is None or isinstance(error, StreamRejected):
             stream.abandon(ErrorCode.CANCELLED)
-            raise
-        except BaseException:
-            stream.give_up(self._lasting)
-            raise
-        return stream
+        else:
+            stream.give_up(lasting)
+        raise
+    return stream
 
 
 def _label(code: int) -> str:

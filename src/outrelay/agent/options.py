@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from outrelay.lib.errors import ConfigError
+from outrelay.lib.insight import UNSEEN, Insight
 from outrelay.lib.policy import REGISTER
 from outrelay.lib.transport.tcp.proxy import Proxy
 from outrelay.lib.transport.ways import Carrier, Endpoint
@@ -142,6 +143,8 @@ class AgentOptions:
         ring_max: Bytes one stream may hold until its peer has acknowledged them.
         ring_total: The same for all streams together.
         limits: How long it waits for what.
+        insight: Where it can be looked into.
+        opens: Whether the doctor opens the services to consume.
     """
 
     relays: tuple[Address, ...] = ()
@@ -160,6 +163,8 @@ class AgentOptions:
     ring_max: int = 16 << 20
     ring_total: int = 256 << 20
     limits: Limits = Limits()
+    insight: Insight = UNSEEN
+    opens: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

@@ -180,7 +180,8 @@ class Provider:
                 await stream.carrier.write(encode(FrameType.STREAM_ACCEPT, orp.StreamAccept()))
                 stream.advance(StreamInput.ACCEPT)
                 await self._until_ready(stream, limit, is_plain=is_plain, held=held)
-            await stream.carry(sock, self._watch, self._lasting)
+            with self._streams.showing(f"{stream.name}/provider", stream.describe):
+                await stream.carry(sock, self._watch, self._lasting)
         except (StreamRejected, TransportError, OSError) as error:
             self._throttle.write(
                 log.warning,

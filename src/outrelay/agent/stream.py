@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from asyncio import CancelledError
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -41,6 +42,7 @@ from outrelay.lib.errors import (
 )
 from outrelay.lib.observe import logs
 from outrelay.lib.observe.metrics import StreamMetrics
+from outrelay.lib.observe.views import Json
 from outrelay.lib.orp.frame import FrameDecoder
 from outrelay.lib.orp.fsm import StreamInput, StreamState, next_state
 from outrelay.lib.orp.types import FrameType
@@ -147,6 +149,8 @@ class AgentStream:
         self.state = StreamState.INIT
         self._metrics = metrics
         self._held = bytearray()
+        self._carrying: Bridge | LastingBridge | None = None
+        self._opened_ms = 0
         self._ready: orp.StreamReady | None = None
         self._is_lost = False
         self._why_not: Why | None = None
@@ -200,7 +204,8 @@ class AgentStream:
             lasting: Lets it outlive its connection, where that is possible.
         """
         metrics = self._metrics
-        bridge = self._bridge(sock, watch, lasting)
+        bridge = self._carrying = self._bridge(sock, watch, lasting)
+        self._opened_ms = time.time_ns() // 1_000_000
         side = self.side.name.lower()
         line = log.bind(stream_id=self.name, side=side, service=self.service, peer=self.peer)
         if self.method:
@@ -221,12 +226,33 @@ class AgentStream:
                 raise
         finally:
             metrics.ended.labels(ending.label).inc()
-            up, down = bridge.sent, bridge.received
-            if self.side is Side.PROVIDER:
-                up, down = down, up
+            up, down = self._bytes()
             if ending.why:
                 line = line.bind(why=ending.why)
             line.info("stream ended", reason=ending.reason, bytes_up=up, bytes_down=down)
+            self._carrying = None  # it knows us: no circle is left for the garbage collector
+
+    def describe(self) -> Json:
+        """What there is to see of it."""
+        up, down = self._bytes()
+        return {
+            "stream_id": self.name,
+            "side": self.side.name.lower(),
+            "service": self.service,
+            "method": self.method or None,
+            "peer": self.peer or None,
+            "opened_unix_ms": self._opened_ms or None,
+            "path": "relayed",
+            "bytes_up": up,
+            "bytes_down": down,
+        }
+
+    def _bytes(self) -> tuple[int, int]:
+        """How many went up and down."""
+        if self._carrying is None:
+            return 0, 0
+        sent, received = self._carrying.sent, self._carrying.received
+        return (sent, received) if self.side is Side.CONSUMER else (received, sent)
 
     def _ending(self, error: BaseException) -> Ending:
         """What ``error`` has made of the stream: not every one outlives its connection."""

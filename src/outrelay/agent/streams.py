@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from asyncio import Task, TaskGroup
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from outrelay.lib.observe import logs
+from outrelay.lib.observe.views import Json
 from outrelay.lib.tasks import isolate
 
 log = logs.get_logger(__name__)
@@ -36,6 +38,9 @@ class Streams:
         self._most = most
         self._work: set[Task[None]] = set()
         self._ids: set[int] = set()
+        self.shown: dict[str, Callable[[], Json]] = {}
+        """What there is to see of those that are carried, by name."""
+        self._repeated = count(2)
         self.draining = False
         """Whether no new stream is taken because the agent stops."""
 
@@ -63,6 +68,22 @@ class Streams:
             yield stream_id
         finally:
             self._ids.discard(stream_id)
+
+    @contextmanager
+    def showing(self, name: str, describe: Callable[[], Json]) -> Iterator[None]:
+        """Let a stream be seen for as long as the context lasts.
+
+        Args:
+            name: Usually its own alone; where a relay repeats itself, a number is added.
+            describe: What there is to see of it.
+        """
+        if name in self.shown:
+            name = f"{name}/{next(self._repeated)}"
+        self.shown[name] = describe
+        try:
+            yield
+        finally:
+            del self.shown[name]
 
     async def drain(self, limit: float) -> None:
         """Let what runs finish, and end what has not within ``limit`` seconds."""

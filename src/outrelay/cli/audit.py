@@ -12,7 +12,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TypeVar
 
 import click
@@ -28,6 +28,7 @@ from outrelay.cli.output import (
     print_record,
     print_table,
     record_of,
+    short_name,
     size,
     word,
 )
@@ -37,7 +38,7 @@ from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
 from outrelay.lib.errors import ControlError, IdentityError
-from outrelay.lib.identity.uri import SCHEME, Identity, Role
+from outrelay.lib.identity.uri import Identity
 from outrelay.lib.options import DURATION
 from outrelay.lib.transport.dial import Backoff
 
@@ -59,15 +60,6 @@ def _decision(event: Event) -> str:
     return word(policy_pb2.Decision.DESCRIPTOR, event.decision) if event.decision else ""
 
 
-def _name(uri: str) -> str:
-    """The beginning of an agent's name, which tells the agents of a tenant apart."""
-    with suppress(IdentityError):
-        identity = Identity.parse(uri)
-        if identity.role is Role.AGENT:
-            return identity.name.partition("-")[0]
-    return uri.removeprefix(SCHEME)
-
-
 def _detail(event: Event) -> str:
     """Why, and of a stream that has ended what it was."""
     if event.event != "close":
@@ -82,10 +74,10 @@ COLUMNS: tuple[Column[Event], ...] = (
     ),
     Column(title="EVENT", text=_kind, whole=True, width=8),
     Column(title="DECISION", text=_decision, whole=True, least=WIDE, width=8),
-    Column(title="CALLER", text=lambda event: _name(event.caller), width=8),
+    Column(title="CALLER", text=lambda event: short_name(event.caller), width=8),
     Column(title="TARGET", text=lambda event: event.target, width=16),
     Column(title="METHOD", text=lambda event: event.method, least=WIDE, width=8),
-    Column(title="PROVIDER", text=lambda event: _name(event.provider), least=WIDE, width=8),
+    Column(title="PROVIDER", text=lambda event: short_name(event.provider), least=WIDE, width=8),
     Column(title="RELAY", text=lambda event: event.relay_id, least=WIDE, width=8),
     Column(title="STREAM", text=lambda event: event.stream_id, whole=True, least=MEDIUM, width=16),
     Column(title="DETAIL", text=_detail),

@@ -12,11 +12,13 @@ import click
 
 from outrelay import __version__
 from outrelay.cli.audit import audit
+from outrelay.cli.controller import controller
 from outrelay.cli.flags import Common, common_flags, examples
 from outrelay.cli.fleet import fleet, stream
 from outrelay.cli.policy import policy
 from outrelay.cli.profile import profile
 from outrelay.cli.session import PROGRAM
+from outrelay.cli.watch.command import watch
 from outrelay.lib.errors import ConfigError, ControlError, OutRelayError
 from outrelay.lib.options import context_settings
 from outrelay.lib.service import EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE
@@ -83,6 +85,8 @@ def main(ctx: click.Context, /, **flags: object) -> None:
 
 main.add_command(policy)
 main.add_command(audit)
+fleet.add_command(watch)
 main.add_command(fleet)
 main.add_command(stream)
 main.add_command(profile)
+main.add_command(controller)

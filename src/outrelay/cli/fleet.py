@@ -1,4 +1,4 @@
-"""``outrelay-cli fleet`` and ``stream``: what the relays carry right now.
+"""``outrelay-cli fleet`` and ``stream``: who is connected where, and what the relays carry.
 
 Source: commands.md, outrelay-cli.
 """
@@ -6,52 +6,97 @@ Source: commands.md, outrelay-cli.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import click
 
+from outrelay.cli import fleet_columns as columns
 from outrelay.cli.flags import calls_controller, examples
-from outrelay.cli.output import (
-    TABLE,
-    WIDE,
-    Column,
-    age,
-    print_record,
-    print_rows,
-    record_of,
-    size,
-)
+from outrelay.cli.output import TABLE, print_record, print_rows, record_of
 from outrelay.cli.session import PROGRAM, TIMEOUT, Session
 from outrelay.lib.control.v1 import fleet_pb2 as pb
+from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
+from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 from outrelay.lib.errors import ControlError
-from outrelay.lib.identity.uri import SCHEME
 
-Stream = pb.StreamInfo
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def _columns(now_ms: int, *, tenants: bool) -> tuple[Column[Stream], ...]:
-    return (
-        Column(title="STREAM", text=lambda stream: stream.stream_id, whole=True),
-        Column(title="TENANT", text=lambda stream: stream.tenant if tenants else ""),
-        Column(title="SERVICE", text=lambda stream: stream.service),
-        Column(title="METHOD", text=lambda stream: stream.method, least=WIDE),
-        Column(title="CALLER", text=lambda stream: stream.caller.removeprefix(SCHEME)),
-        Column(title="PROVIDER", text=lambda stream: stream.provider.removeprefix(SCHEME)),
-        Column(
-            title="AGE",
-            text=lambda stream: age((now_ms - stream.opened_unix_ms) / 1000),
-            whole=True,
-        ),
-        Column(title="UP", text=lambda stream: size(stream.bytes_up), whole=True),
-        Column(title="DOWN", text=lambda stream: size(stream.bytes_down), whole=True),
-        Column(title="RELAY", text=lambda stream: stream.relay_id),
+def limited(what: str) -> Callable[[Function], Function]:
+    """The flag that bounds a list."""
+    return click.option(
+        "--limit", type=click.IntRange(1, 10_000), default=1000, help=f"At most so many {what}."
     )
 
 
 @click.group()
 def fleet() -> None:
-    """What the relays carry right now."""
+    """Who is connected where, and what the relays carry right now."""
+
+
+@fleet.command(
+    epilog=examples(
+        """
+        outrelay-cli fleet relays
+        outrelay-cli fleet relays --output json
+        """
+    )
+)
+@limited("relays")
+@calls_controller
+async def relays(session: Session, *, limit: int) -> None:
+    """Show the relays: whether they are up, where, and what they carry.
+
+    Of a tenant these are the relays where it has an agent or a service, with what is the
+    tenant's. Whoever may touch every tenant and names none sees all of it.
+    """
+    request = registry.ListRelaysRequest(tenant=session.tenant, limit=limit)
+    async with session.channel() as channel:
+        answer = await RegistryStub(channel).ListRelays(request, timeout=TIMEOUT)
+    print_rows(session.output, columns.relays(_now_ms()), answer.relays, record_of)
+    _note_missing("relays", limit, truncated=answer.truncated, silent=answer.silent_relays)
+
+
+@fleet.command(
+    epilog=examples(
+        """
+        outrelay-cli fleet agents
+        outrelay-cli fleet agents --tenant acme --output json
+        """
+    )
+)
+@limited("connections")
+@calls_controller
+async def agents(session: Session, *, limit: int) -> None:
+    """Show the agents that are connected: where, since when, over which carrier.
+
+    An agent has a line for each connection: several processes may share a certificate.
+    """
+    request = registry.ListAgentsRequest(tenant=session.tenant, limit=limit)
+    async with session.channel() as channel:
+        answer = await RegistryStub(channel).ListAgents(request, timeout=TIMEOUT)
+    shown = columns.agents(_now_ms(), tenants=not session.tenant)
+    print_rows(session.output, shown, answer.agents, record_of)
+    _note_missing("connections", limit, truncated=answer.truncated, silent=answer.silent_relays)
+
+
+@fleet.command(epilog=examples("outrelay-cli fleet services"))
+@limited("services")
+@calls_controller
+async def services(session: Session, *, limit: int) -> None:
+    """Show which agent offers which service, behind which relay.
+
+    A service is live, draining (its relay is leaving) or dead (its relay is gone without a
+    word, nobody is sent there).
+    """
+    request = registry.ListServicesRequest(tenant=session.tenant, limit=limit)
+    async with session.channel() as channel:
+        answer = await RegistryStub(channel).ListServices(request, timeout=TIMEOUT)
+    shown = columns.services(_now_ms(), tenants=not session.tenant)
+    print_rows(session.output, shown, answer.services, record_of)
+    _note_missing("services", limit, truncated=answer.truncated)
 
 
 @fleet.command(
@@ -62,9 +107,7 @@ def fleet() -> None:
         """
     )
 )
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=1000, help="At most so many streams."
-)
+@limited("streams")
 @calls_controller
 async def streams(session: Session, *, limit: int) -> None:
     """Show the streams that are open, newest first.
@@ -74,12 +117,40 @@ async def streams(session: Session, *, limit: int) -> None:
     request = pb.ListStreamsRequest(tenant=session.tenant, limit=limit)
     async with session.channel() as channel:
         answer = await FleetStub(channel).ListStreams(request, timeout=TIMEOUT)
-    columns = _columns(int(time.time() * 1000), tenants=not session.tenant)
-    print_rows(session.output, columns, answer.streams, record_of)
-    if answer.truncated:
-        _note(f"there are more than {limit} streams; see --limit")
-    if answer.silent_relays:
-        _note(f"{_silent(answer.silent_relays)}: what they carry is missing here")
+    shown = columns.streams(_now_ms(), tenants=not session.tenant)
+    print_rows(session.output, shown, answer.streams, record_of)
+    _note_missing("streams", limit, truncated=answer.truncated, silent=answer.silent_relays)
+
+
+@fleet.command(
+    epilog=examples(
+        """
+        outrelay-cli fleet drain r1
+        outrelay-cli fleet drain r1 --yes --reason 'new kernel'
+        """
+    )
+)
+@click.argument("relay")
+@click.option("--reason", default="", show_default="none", help="Why, for the relay's log.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@calls_controller
+async def drain(session: Session, *, relay: str, reason: str, yes: bool) -> None:
+    """Have a relay send its agents elsewhere and exit, as SIGTERM does.
+
+    It takes no new agents, lets streams go on for as long as its --drain says, and exits with 0
+    when nobody needs it any more. For operators of all tenants.
+    """
+    if not yes:
+        click.confirm(f"Drain relay {relay}? It exits then.", abort=True, err=True)
+    request = registry.DrainRelayRequest(relay_id=relay, reason=reason)
+    async with session.channel() as channel:
+        answer = await RegistryStub(channel).DrainRelay(request, timeout=TIMEOUT)
+    if session.output != TABLE:
+        print_record(session.output, {"relay_id": relay, **record_of(answer)})
+        return
+    carried = f"it carries {_streams(answer.streams)}"
+    limit = f", for {answer.drain_ms / 1000:g} s at most" if answer.streams else ""
+    click.echo(f"{relay} drains: {carried}{limit}")
 
 
 @click.group()
@@ -109,10 +180,25 @@ async def kill(session: Session, *, stream_id: str, reason: str) -> None:
         print_record(session.output, {"stream_id": request.stream_id, "killed": answer.killed})
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _streams(count: int) -> str:
+    return "1 stream" if count == 1 else f"{count or 'no'} streams"
+
+
 def _silent(relays: Sequence[str]) -> str:
     return f"no answer in time from {', '.join(relays)}"
 
 
+def _note_missing(what: str, limit: int, *, truncated: bool, silent: Sequence[str] = ()) -> None:
+    """Tell what is missing in the answer, beside it."""
+    if truncated:
+        _note(f"there are more than {limit} {what}; see --limit")
+    if silent:
+        _note(f"{_silent(silent)}: what they carry is missing here")
+
+
 def _note(text: str) -> None:
-    """What is worth knowing beside the answer."""
     click.echo(f"{PROGRAM}: {text}", err=True)

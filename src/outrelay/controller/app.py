@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+from outrelay.controller.admin.service import AdminService
 from outrelay.controller.audit.service import AuditService
 from outrelay.controller.authz import ADMIN_SOCKET, PLAINTEXT, always, by_certificate
 from outrelay.controller.calls import Calls
@@ -32,6 +33,8 @@ from outrelay.controller.registry.relays import Relays
 from outrelay.controller.registry.service import RegistryService
 from outrelay.controller.store import Store, open_store
 from outrelay.controller.upkeep import run_upkeep
+from outrelay.controller.views import Shown, views_of
+from outrelay.lib.insight import opened
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import ControllerMetrics, new_registry
 from outrelay.lib.service import cause_of
@@ -64,40 +67,44 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
     check_listeners(options)
     check_database(options.db)
     identity = load_identity(options)
+    registry = new_registry()
+    metrics = ControllerMetrics.on(registry)
+    attachments = Attachments()
+    metrics.fleet.attached.set_function(lambda: len(attachments))
+    shown = Shown(attachments)
     try:
         async with AsyncExitStack() as stack:
+            views = views_of(shown, identity.credentials if identity else None, registry)
+            await stack.enter_async_context(opened(options.insight, views))
             store = await stack.enter_async_context(open_store(options.db))
             relays = Relays(await store.bindings.relays(), time.monotonic)
-            upkeep = run_upkeep(store, relays, now_ms, options.audit_retention)
+            upkeep = run_upkeep(store, relays, now_ms, options.audit_retention, metrics.store)
             await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
-            attachments = Attachments()
-            listeners = await stack.enter_async_context(_listeners(store, relays, attachments))
+            services = _services(store, relays, attachments)
+            calls = partial(
+                Calls,
+                present=lambda caller: relays.present(caller.uri),
+                metrics=metrics.rpc,
+                clock=now_ms,
+            )
+            listeners = await stack.enter_async_context(open_listeners(services, calls))
             stack.callback(store.close_feeds)
             stack.callback(attachments.close)
-            yield await _listen(listeners, options, identity)
+            stack.callback(shown.stopping)
+            shown.targets = await _listen(listeners, options, identity)
+            yield shown.targets
     except ExceptionGroup as errors:
         raise cause_of(errors) from errors
 
 
-@asynccontextmanager
-async def _listeners(
-    store: Store, relays: Relays, attachments: Attachments
-) -> AsyncIterator[Listeners]:
-    services = Services(
-        registry=RegistryService(store.bindings, relays, now_ms),
+def _services(store: Store, relays: Relays, attachments: Attachments) -> Services:
+    return Services(
+        registry=RegistryService(store.bindings, relays, attachments, now_ms),
         policy=PolicyService(store.policies, now_ms),
         audit=AuditService(store.audit, now_ms),
         fleet=FleetService(attachments, relays),
+        admin=AdminService(),
     )
-    metrics = ControllerMetrics.on(new_registry())
-    calls = partial(
-        Calls,
-        present=lambda caller: relays.present(caller.uri),
-        metrics=metrics.rpc,
-        clock=now_ms,
-    )
-    async with open_listeners(services, calls) as listeners:
-        yield listeners
 
 
 async def _listen(

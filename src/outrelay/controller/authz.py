@@ -50,14 +50,22 @@ RPCS: dict[Role, frozenset[str]] = {
             "Policy/Explain",
             "Policy/Watch",
             "Audit/Query",
+            "Registry/ListRelays",
+            "Registry/ListAgents",
+            "Registry/ListServices",
+            "Registry/DrainRelay",
             "Fleet/ListStreams",
             "Fleet/KillStream",
+            "Admin/SetLogLevel",
         }
     ),
     Role.AGENT: frozenset(),
     Role.CONTROLLER: frozenset(),
 }
 """Which rpcs of our own services a role may use."""
+
+OF_ALL_TENANTS = frozenset({"Admin/SetLogLevel", "Registry/DrainRelay"})
+"""Rpcs that only who may touch every tenant may use."""
 
 SYSTEM = "system"
 """The tenant whose operators are operators of every tenant."""
@@ -97,6 +105,20 @@ class Caller:
         if self.tenant not in (None, tenant):
             text = f"{self.name} is an operator of {self.tenant}, not of {tenant}"
             raise ControlError("PERMISSION_DENIED", f"{text}; use a certificate of {tenant}")
+
+    def require_scope(self, tenant: str) -> None:
+        """Make sure that this caller may see what is asked for: a tenant, or all of them.
+
+        Args:
+            tenant: Whose things; empty: everybody's.
+
+        Raises:
+            ControlError: PERMISSION_DENIED.
+        """
+        if tenant:
+            self.require_tenant(tenant)
+        else:
+            self.require_all_tenants()
 
     def require_all_tenants(self) -> None:
         """Make sure that this caller may touch every tenant.
@@ -139,6 +161,9 @@ def begin_call(caller: Caller, method: str) -> None:
     rpc = method.removeprefix(f"/{PACKAGE}.")
     if not any(rpc in RPCS[role] for role in caller.roles):
         raise ControlError("PERMISSION_DENIED", _refusal(caller, rpc))
+    if rpc in OF_ALL_TENANTS and caller.tenant is not None:
+        text = f"{caller.name} is of {caller.tenant}; {rpc} needs an operator of {SYSTEM}"
+        raise ControlError("PERMISSION_DENIED", f"{text}, or the admin socket")
     _current.set(caller)
 
 

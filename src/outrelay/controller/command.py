@@ -9,6 +9,8 @@ from pathlib import Path
 
 from outrelay.controller import app
 from outrelay.controller.options import ControllerOptions, check
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     DURATION,
     FILE,
@@ -58,6 +60,7 @@ outrelay-cli --controller unix:/run/outrelay/admin.sock policy list --tenant acm
     help="Also serve on this unix socket (mode 0600): callers are operators of all tenants.",
 )
 @flag("--audit-retention", type=DURATION, default="90d", help="How long audit events are kept.")
+@insight_flags(("127.0.0.1", 9101))
 def main(
     *,
     listen: Address | None,
@@ -69,6 +72,7 @@ def main(
     trust_plaintext_network: bool,
     admin_socket: Path | None,
     audit_retention: float,
+    insight: Insight,
 ) -> ControllerOptions:
     """Keep identity, registry, policy and audit of an OutRelay system.
 
@@ -85,4 +89,5 @@ def main(
         trust_plaintext_network=trust_plaintext_network,
         admin_socket=admin_socket,
         audit_retention=audit_retention,
+        insight=insight,
     )

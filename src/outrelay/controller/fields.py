@@ -11,6 +11,8 @@ from outrelay.lib.errors import ControlError, IdentityError
 from outrelay.lib.identity.uri import Identity, Role, is_label
 
 LONGEST_TEXT = 1024
+DEFAULT_LIMIT = 1000
+HIGHEST_LIMIT = 10_000
 _SERVICE_NAME = re.compile(r"[!-.0-~]{1,255}")
 
 
@@ -33,6 +35,13 @@ def check_text(field: str, value: str, *, optional: bool = False) -> None:
         raise invalid(field, f"has {len(value)} characters, at most {LONGEST_TEXT} are allowed")
     if not value.isprintable():
         raise invalid(field, "must be printable text in one line")
+
+
+def limit_of(limit: int) -> int:
+    """How many rows are meant; 0 in a request means the default."""
+    if limit > HIGHEST_LIMIT:
+        raise invalid("limit", f"must be at most {HIGHEST_LIMIT}")
+    return limit or DEFAULT_LIMIT
 
 
 def check_service_name(name: str, *, field: str = "service_name") -> None:

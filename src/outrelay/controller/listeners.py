@@ -29,6 +29,7 @@ from outrelay.controller.admin_socket import (
 from outrelay.controller.authz import PACKAGE, CallerOf
 from outrelay.lib.checks import try_bind
 from outrelay.lib.control.channel import MAX_MESSAGE
+from outrelay.lib.control.v1.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer, add_AuditServicer_to_server
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
 from outrelay.lib.control.v1.policy_pb2_grpc import PolicyServicer, add_PolicyServicer_to_server
@@ -44,7 +45,7 @@ from outrelay.lib.values import Address, address_text
 GRACE = 2.0
 """Seconds that calls have to end when the controller stops."""
 
-NAMES = tuple(f"{PACKAGE}.{name}" for name in ("Registry", "Policy", "Audit", "Fleet"))
+NAMES = tuple(f"{PACKAGE}.{name}" for name in ("Registry", "Policy", "Audit", "Fleet", "Admin"))
 
 MAX_REQUEST = 16 * 1024 * 1024
 """Bytes of the largest request: ten thousand rules in one step."""
@@ -72,6 +73,7 @@ class Services:
     policy: PolicyServicer
     audit: AuditServicer
     fleet: FleetServicer
+    admin: AdminServicer
 
 
 class HealthServicer(Protocol):
@@ -152,6 +154,7 @@ class Listeners:
         add_PolicyServicer_to_server(self._services.policy, server)
         add_AuditServicer_to_server(self._services.audit, server)
         add_FleetServicer_to_server(self._services.fleet, server)
+        add_AdminServicer_to_server(self._services.admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server

@@ -21,6 +21,7 @@ from outrelay.lib.errors import ConfigError, IdentityError
 from outrelay.lib.identity.certs import Credentials, Trust, load_credentials, load_trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
+from outrelay.lib.insight import UNSEEN, Insight, insight_faults
 from outrelay.lib.values import Address, address_text
 
 DAY = 24 * 3600.0
@@ -40,6 +41,7 @@ class ControllerOptions:
         trust_plaintext_network: Allow that to be another address than loopback.
         admin_socket: Where the admin socket is made; None: nowhere.
         audit_retention: Seconds that audit events are kept.
+        insight: Where it can be looked into.
     """
 
     listen: Address | None
@@ -51,6 +53,7 @@ class ControllerOptions:
     trust_plaintext_network: bool = False
     admin_socket: Path | None = None
     audit_retention: float = 90 * DAY
+    insight: Insight = UNSEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ def check(options: ControllerOptions) -> Iterable[str]:
             steps.append(partial(try_bind, flag, address, udp=False))
     if path := options.admin_socket:
         steps.append(partial(clear_socket, path))
-    return faults_of(*steps)
+    return [*faults_of(*steps), *insight_faults(options.insight)]
 
 
 def check_listeners(options: ControllerOptions) -> None:

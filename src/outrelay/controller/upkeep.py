@@ -13,12 +13,14 @@ from outrelay.controller.registry.relays import Relays
 from outrelay.controller.store import Audit, Bindings, Policies, Store
 from outrelay.lib.errors import StoreError
 from outrelay.lib.observe.logs import get_logger
+from outrelay.lib.observe.metrics import StoreMetrics
 from outrelay.lib.tasks import spawn
 
 log = get_logger(__name__)
 
 SWEEP_EVERY = 1.0
 RETENTION_EVERY = 60.0
+COUNT_EVERY = 60.0
 EXPIRED_RULES_EVERY = 600.0
 
 RETENTION_BATCH = 500
@@ -64,7 +66,15 @@ async def forget_expired_rules(policies: Policies, clock: Clock) -> None:
         log.info("expired policies removed", count=removed)
 
 
-async def run_upkeep(store: Store, relays: Relays, clock: Clock, retention: float) -> None:
+async def count_rows(store: Store, metrics: StoreMetrics) -> None:
+    """Have it known how much there is."""
+    for table, rows in (await store.count_rows()).items():
+        metrics.rows.labels(table).set(rows)
+
+
+async def run_upkeep(
+    store: Store, relays: Relays, clock: Clock, retention: float, metrics: StoreMetrics
+) -> None:
     """Do all of it, for ever.
 
     Args:
@@ -72,9 +82,11 @@ async def run_upkeep(store: Store, relays: Relays, clock: Clock, retention: floa
         relays: Who lives.
         clock: The time.
         retention: Seconds that audit events are kept.
+        metrics: Told how much there is.
     """
     rounds: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
         "dead relays": (SWEEP_EVERY, lambda: sweep_relays(relays, store.bindings)),
+        "rows": (COUNT_EVERY, lambda: count_rows(store, metrics)),
         "audit retention": (
             RETENTION_EVERY,
             lambda: forget_old_events(store.audit, clock, retention),

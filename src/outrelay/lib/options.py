@@ -29,7 +29,7 @@ import textwrap
 import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -63,10 +63,12 @@ __all__ = [
     "ServiceCommand",
     "address_text",
     "command",
+    "config_flag",
     "context_settings",
     "credential_flags",
     "flag",
     "together",
+    "written",
 ]
 
 OptionsT = TypeVar("OptionsT")
@@ -133,7 +135,28 @@ class Flag(click.Option):
         if self.multiple and isinstance(value, Iterable):
             parts = (part.strip() for text in value for part in str(text).split(","))
             value = [part for part in parts if part]
+        if self.name:
+            ctx.meta.setdefault(_WRITTEN, {})[self.name] = _text_of(value)
         return super().type_cast_value(ctx, value)
+
+
+_WRITTEN = f"{__name__}.written"
+
+
+def _text_of(value: object) -> str | list[str] | None:
+    if isinstance(value, list | tuple):
+        return [str(each) for each in value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+def written(ctx: click.Context) -> Mapping[str, str | list[str] | None]:
+    """The values of all flags as people write them, by the flags' names in Python.
+
+    Nothing is left out of them, passwords neither.
+    """
+    return dict(ctx.meta.get(_WRITTEN, {}))
 
 
 flag = functools.partial(click.option, cls=Flag)
@@ -168,6 +191,7 @@ def command(
     check: Callable[[OptionsT], Iterable[str]],
     examples: str,
     actions: Mapping[str, Action[OptionsT]] | None = None,
+    others: Mapping[str, click.Command] | None = None,
 ) -> Callable[[Callable[..., OptionsT]], click.Command]:
     """Make a service's program out of the function that turns its flags into its options.
 
@@ -179,6 +203,7 @@ def command(
         check: What ``--check`` finds at fault, one line each; nothing when all is well.
         examples: Command lines that work, for the end of the help.
         actions: What else the program does when an argument names it, with the same flags.
+        others: What it does, with flags of their own, when the first argument names them.
     """
     actions = actions or {}
 
@@ -193,6 +218,8 @@ def command(
             **flags: object,
         ) -> None:
             options = build(**flags)
+            if action in (others or {}):
+                raise click.UsageError(f"write {action!r} before the flags: {action} has its own")
             if only_check:
                 _report_faults(component, list(check(options)))
             if action in actions:
@@ -207,8 +234,10 @@ def command(
             context_settings=context_settings(component),
             epilog=_epilog(examples),
         )(start)
-        if actions:
-            made = _with_actions(made, [RUN, *actions])
+        assert isinstance(made, ServiceCommand)
+        made.others = dict(others or {})
+        if actions or others:
+            made = _with_actions(made, [RUN, *actions, *made.others])
         return _with_common_flags(made)
 
     return decorate
@@ -235,16 +264,26 @@ def context_settings(component: str) -> dict[str, object]:
     }
 
 
+def config_flag(*, is_complete: bool = True) -> Callable[[Decorated], Decorated]:
+    """``--config``, whose values are the defaults of the other flags.
+
+    Args:
+        is_complete: Whether all keys of the file must be flags; one that belongs to another
+            command as well has more.
+    """
+    return flag(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=functools.partial(_read_config, is_complete=is_complete),
+        help="TOML file with values for flags not given otherwise.",
+    )
+
+
 def _with_common_flags(made: click.Command) -> click.Command:
     for decorate in (
-        flag(
-            "--config",
-            type=FILE,
-            is_eager=True,
-            expose_value=False,
-            callback=_read_config,
-            help="TOML file with values for flags not given otherwise.",
-        ),
+        config_flag(),
         flag("--log-format", type=click.Choice(logs.FORMATS), default="text", help="Form of logs."),
         flag("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level."),
         flag(
@@ -277,14 +316,18 @@ _TYPES: tuple[tuple[type, type], ...] = (
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string"}
 
 
-def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+def _read_config(
+    ctx: click.Context, _param: click.Parameter, path: Path | None, *, is_complete: bool
+) -> None:
     """Make the values of the file the defaults of the flags."""
     if path is None:
         return
     flags = {each.name: each for each in ctx.command.params if _is_configurable(each)}
     values = {key.replace("-", "_"): value for key, value in _load(path).items()}
     unknown = sorted(values.keys() - flags.keys())
-    if unknown:
+    for key in [] if is_complete else unknown:
+        del values[key]
+    if unknown and is_complete:
         names = ", ".join(key.replace("_", "-") for key in unknown)
         raise ConfigError(
             str(path), f"unknown keys: {names}", "keys are named like flags, see --help"
@@ -327,6 +370,21 @@ def _check_kind(subject: str, param: click.Parameter, value: object) -> None:
 class ServiceCommand(OneLine):
     """A command that ends with 78 and one line when its configuration is at fault."""
 
+    others: Mapping[str, click.Command] = {}
+    """Commands with flags of their own, by the word that comes first."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context of this command, or of another one that the first word names."""
+        if args and (other := self.others.get(args[0])):
+            return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the flags; what is wrong elsewhere than on the command line is a fault."""
         try:
@@ -341,6 +399,9 @@ class ServiceCommand(OneLine):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the program."""
+        if ctx.command is not self:
+            ctx.command.invoke(ctx)
+            return
         try:
             super().invoke(ctx)
         except ConfigError as error:

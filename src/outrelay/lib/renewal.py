@@ -63,6 +63,11 @@ class Renewal:
         self._show = show
         self._seen = self._judged = _state((cert, key))
 
+    @property
+    def expires(self) -> float:
+        """When what we have ends, seconds since the epoch."""
+        return self._held.expires
+
     async def run(self) -> Never:
         """Look at the files now and then, and at every SIGHUP, for ever."""
         loop, asked = asyncio.get_running_loop(), asyncio.Event()

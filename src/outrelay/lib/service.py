@@ -1,7 +1,8 @@
 """Runs a service as a process: logs, event loop, signals and exit codes.
 
 SIGTERM or SIGINT set the ``stop`` event, and the service winds down within the bounds of
-its options; a second one cancels it where it stands. An error an operator can act on is
+its options; a second one cancels it where it stands. SIGUSR1 has everything logged, down to
+debug, and a second one what is logged usually. An error an operator can act on is
 one line on standard error (its trace is for ``--log-level debug``); any other error is a
 bug and is reported with its trace.
 
@@ -52,6 +53,8 @@ def serve(component: str, run: Run, *, log_format: str, log_level: str) -> NoRet
     """
 
     async def work() -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, _toggle_debug, log_level)
         await _until_stopped(run)
         log.info("stopped")
         return 0
@@ -97,18 +100,29 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _toggle_debug(usual: str) -> None:
+    """Log down to debug, or if that is so what is logged usually."""
+    less = "info" if usual == "debug" else usual
+    logs.change_level(less if logs.level() == "debug" else "debug", by="SIGUSR1")
+
+
 async def _until_stopped(run: Run) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
     assert this is not None
+    this.set_name("service")
+
+    asked = False  # by a signal; an operator may have had ``stop`` set before
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked:
             log.warning("stopping at once", signal=number.name)
             this.cancel()
         else:
             log.info("stopping", signal=number.name)
+            asked = True
             stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

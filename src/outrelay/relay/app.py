@@ -11,24 +11,30 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Task, TaskGroup
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 
+from prometheus_client import CollectorRegistry
+
 from outrelay.lib.checks import faults_of
+from outrelay.lib.control.v1 import fleet_pb2 as fleet
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.errors import ErrorCode, IdentityError
 from outrelay.lib.identity.certs import Credentials, load_credentials, load_trust
-from outrelay.lib.identity.uri import Role
+from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.identity.verify import Usage
+from outrelay.lib.insight import insight_faults, opened
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.metrics import RelayMetrics, new_registry
+from outrelay.lib.observe.views import Views
 from outrelay.lib.renewal import Renewal
 from outrelay.lib.tasks import beside, spawn
 from outrelay.relay.audit.delivery import Delivery
 from outrelay.relay.audit.disk import Disk, open_disk
 from outrelay.relay.audit.files import try_spool
+from outrelay.relay.clock import unix_ms
 from outrelay.relay.controller import Controller
 from outrelay.relay.doors import Doors, door_faults, open_doors
 from outrelay.relay.edge.accept import DRAINING
@@ -37,13 +43,16 @@ from outrelay.relay.edge.rooms import edge_of
 from outrelay.relay.fleet import FleetWatch
 from outrelay.relay.following import Following
 from outrelay.relay.heartbeat import Heartbeat
-from outrelay.relay.limits import Bounds, Limits
+from outrelay.relay.inventory import About, Inventory, about
+from outrelay.relay.lag import KINDS
+from outrelay.relay.limits import Limits, limits_of
 from outrelay.relay.options import RelayOptions
 from outrelay.relay.registrations import Registrations
 from outrelay.relay.resolver import Resolver
 from outrelay.relay.revoke import Revoker
 from outrelay.relay.shared import Shared
 from outrelay.relay.stalls import Stalls
+from outrelay.relay.views import views_of
 
 log = get_logger(__name__)
 
@@ -67,7 +76,8 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         ConfigError: A file or flag that somebody has to change.
     """
     credentials, trust = _load_identity(options), load_trust(options.ca)
-    metrics = RelayMetrics.on(new_registry())
+    registry = new_registry()
+    metrics = RelayMetrics.on(registry)
     secure = not options.controller_plaintext
     async with (
         open_doors(options, credentials, trust, Refusals(metrics.carrier)) as doors,
@@ -93,8 +103,13 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
             show=show,
         )
         with _open_spool(options) as disk:
-            relay = Relay(options, relay_id, controller, metrics, disk=disk)
-            async with beside(renewal.run(), name="relay: look at the certificate"):
+            itself = partial(about, lambda: renewal.expires, unix_ms(), registry)
+            relay = Relay(options, relay_id, controller, metrics, disk=disk, about=itself)
+            views = relay.views(credentials.identity, registry, lambda: renewal.expires)
+            async with (
+                beside(renewal.run(), name="relay: look at the certificate"),
+                opened(options.insight, views),
+            ):
                 await relay.serve(doors, stop)
 
 
@@ -104,6 +119,7 @@ def check(options: RelayOptions) -> Iterable[str]:
         *faults_of(lambda: _load_identity(options), lambda: load_trust(options.ca)),
         *door_faults(options),
         *faults_of(lambda: _try_spool(options)),
+        *insight_faults(options.insight),
     ]
 
 
@@ -141,6 +157,7 @@ class Relay:
         metrics: What it counts.
         limits: What one peer may use of it; those of the options where they say so.
         disk: Where audit events wait for the controller; None: in memory.
+        about: What the process knows of itself, for operators.
     """
 
     def __init__(
@@ -151,13 +168,15 @@ class Relay:
         metrics: RelayMetrics,
         limits: Limits | None = None,
         disk: Disk | None = None,
+        about: About = fleet.RelayStatus,
     ) -> None:
-        limits = limits or _limits_of(options)
+        limits = limits or limits_of(options)
         self._options = options
         self._limits = limits
         self._relay_id = relay_id
         self._controller = controller
         self._draining = False
+        self._stop = asyncio.Event()
         self._doors: Doors | None = None
         self._audit = Delivery(
             controller,
@@ -166,7 +185,10 @@ class Relay:
             overflow=options.audit_overflow,
             disk=disk,
         )
+        for kind in KINDS:
+            metrics.watches.lag.labels(kind).set_function(partial(controller.lag.seconds, kind))
         shared = Shared.of(limits, metrics, self._audit.trail, allow_all=options.allow_all)
+        self._shared = shared
         self._pairs = shared.pairs
         self._edge = edge_of(
             shared,
@@ -178,6 +200,7 @@ class Relay:
         self._stalls = Stalls(shared.pairs, limits.stalled_streams)
         self._revoker = Revoker(shared.judge, shared.pairs, shared.trail)
         self._registrations = Registrations(controller, shared.directory, relay_id)
+        self._inventory = Inventory(shared.roster, shared.pairs, about)
         self._following = self._follow(shared)
 
     def _follow(self, shared: Shared) -> Following:
@@ -188,12 +211,44 @@ class Relay:
             directory=shared.directory,
             registrations=self._registrations,
             roster=shared.roster,
-            fleet=FleetWatch(self._relay_id, shared.pairs, self._revoker),
+            fleet=FleetWatch(
+                self._relay_id, shared.pairs, self._revoker, self._inventory, self._leave
+            ),
         )
+
+    def views(
+        self, identity: Identity, numbers: CollectorRegistry, expires: Callable[[], float]
+    ) -> Views:
+        """What there is to see of this relay.
+
+        Args:
+            identity: Who it is.
+            numbers: What it counts.
+            expires: When its certificate ends now, seconds since the epoch.
+        """
+        return views_of(
+            relay_id=self._relay_id,
+            region=self._options.region,
+            identity=identity,
+            expires=expires,
+            registry=numbers,
+            shared=self._shared,
+            controller=self._controller,
+            doors=lambda: self._doors,
+            unready=self._unready,
+        )
+
+    def _unready(self) -> list[str]:
+        """Why nobody should be sent here."""
+        if self._draining:
+            return [DRAINING]
+        if self._options.allow_all or self._following.is_loaded:
+            return []
+        return ["no controller has told policy and directory yet; every stream is denied"]
 
     async def serve(self, doors: Doors, stop: asyncio.Event) -> None:
         """Serve whoever comes in until ``stop`` is set; then wind down."""
-        self._doors = doors
+        self._doors, self._stop = doors, stop
         async with beside(self._talk_to_controller(), name="relay: controller"):
             async with (
                 beside(self._stalls.run(), name="relay: stalls"),
@@ -244,6 +299,15 @@ class Relay:
 
     # ---- winding down --------------------------------------------------------------------
 
+    def _leave(self, reason: str) -> registry.DrainRelayResponse:
+        """Wind down, as an operator says; see ``fleet.Leave``."""
+        if not self._stop.is_set():
+            log.info("told to drain", by=reason, streams=len(self._pairs))
+            self._stop.set()
+        return registry.DrainRelayResponse(
+            streams=len(self._pairs), drain_ms=round(self._options.drain * 1000)
+        )
+
     async def _drain(self) -> None:
         """Wait until nobody needs this relay any more, for ``--drain`` at most."""
         self._draining = True
@@ -288,19 +352,6 @@ class Relay:
                 audit_events=self._audit.waiting,
                 agents=self._registrations.waiting,
             )
-
-
-def _limits_of(options: RelayOptions) -> Limits:
-    return Limits(
-        streams=Bounds(agent=options.max_streams_per_agent, tenant=options.max_streams_per_tenant),
-        opens_per_second=Bounds(
-            agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
-        ),
-        resume_window=options.resume_window,
-        services=Bounds(
-            agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
-        ),
-    )
 
 
 async def _remind() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from outrelay.lib.insight import Insight
+from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
     COUNT,
@@ -63,7 +65,6 @@ LISTENING = together(
 CONTROLLER = together(
     flag(
         "--controller",
-        "controllers",
         multiple=True,
         default=["127.0.0.1:7444"],
         help="Controllers, tried in turn. Repeatable, or a comma list.",
@@ -143,6 +144,7 @@ AUDIT = together(
 @BOUNDS
 @OUTAGES
 @AUDIT
+@insight_flags(("127.0.0.1", 9100))
 @flag("--allow-all", is_flag=True, help="Ask no policy. For development only.")
 def main(
     *,
@@ -150,7 +152,7 @@ def main(
     advertise: Address | None,
     listen_tcp: Address | None,
     advertise_tcp: Address | None,
-    controllers: tuple[str, ...],
+    controller: tuple[str, ...],
     controller_plaintext: bool,
     cert: Path,
     key: Path,
@@ -170,6 +172,7 @@ def main(
     audit_spool_size: int,
     audit_overflow: str,
     allow_all: bool,
+    insight: Insight,
 ) -> RelayOptions:
     """Join agents that only dial out: take their connections and splice their streams.
 
@@ -181,7 +184,7 @@ def main(
         advertise=advertise,
         listen_tcp=listen_tcp,
         advertise_tcp=advertise_tcp,
-        controllers=controllers,
+        controllers=controller,
         controller_plaintext=controller_plaintext,
         cert=cert,
         key=key,
@@ -201,4 +204,5 @@ def main(
         audit_spool_size=audit_spool_size,
         audit_overflow=Overflow(audit_overflow),
         allow_all=allow_all,
+        insight=insight,
     )

@@ -24,7 +24,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Never, Protocol, TypeVar
 
 import grpc.aio
 
@@ -37,6 +37,7 @@ from outrelay.lib.errors import ControlError
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.dial import Backoff
+from outrelay.relay.lag import Lag
 
 if TYPE_CHECKING:  # types that only the stubs' type information has
     from outrelay.lib.control.v1.audit_pb2_grpc import AuditAsyncStub
@@ -119,6 +120,9 @@ class Controller:
     kind: Kind
     """What it has shown itself to be."""
 
+    lag: Lag
+    """For how long it has told nothing."""
+
     def __init__(
         self, targets: Sequence[str], *, credentials: Credentials | None, trust: Trust | None
     ) -> None:
@@ -129,6 +133,7 @@ class Controller:
         self._turn = 0
         self.suspected = asyncio.Event()
         self.kind = Kind()
+        self.lag = Lag()
         self._connect()
 
     async def __aenter__(self) -> Controller:
@@ -188,6 +193,7 @@ class Controller:
                 given = [(str(key), value) for key, value in await call.initial_metadata()]
                 if given or not call.done():
                     watch.begun(extended=SNAPSHOT in given)
+                    self.lag.caught_up(watch.kind, watch)
                 async for event in call:
                     yield event
             finally:
@@ -240,6 +246,10 @@ class Watch(Protocol[EventT]):
     def name(self) -> str:
         """What is followed, for logs."""
 
+    @property
+    def kind(self) -> str:
+        """The same as one of ``lag.KINDS``."""
+
     def open(self, services: Services) -> Answers[EventT]:
         """Begin the call, and forget what an earlier one left half done."""
 
@@ -262,9 +272,17 @@ class Watch(Protocol[EventT]):
 
 async def follow(controller: Controller, watch: Watch[EventT]) -> None:
     """Follow ``watch`` for ever, beginning again whenever it breaks off."""
+    try:
+        await _follow(controller, watch)
+    finally:
+        controller.lag.caught_up(watch.kind, watch)
+
+
+async def _follow(controller: Controller, watch: Watch[EventT]) -> Never:
     backoff = Backoff()
     down = False
     while True:
+        controller.lag.behind(watch.kind, watch)
         try:
             async with aclosing(controller.watch(watch)) as events:
                 async for event in events:
@@ -279,11 +297,13 @@ async def follow(controller: Controller, watch: Watch[EventT]) -> None:
                     "the controller does not offer this", follows=watch.name, reason=error.reason
                 )
                 watch.refused()
+                controller.lag.caught_up(watch.kind, watch)
                 await asyncio.sleep(ASK_AGAIN)
                 continue
             if not down:
                 log.warning("controller is away", follows=watch.name, reason=str(error))
                 down = True
+        controller.lag.behind(watch.kind, watch)
         controller.suspected.set()
         watch.lost()
         await asyncio.sleep(backoff.delay(LONGEST_BACKOFF))

@@ -16,6 +16,7 @@ from outrelay.lib.errors import ControlError
 from outrelay.lib.observe.logs import get_logger
 from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Answers, Services
 from outrelay.relay.directory import Copy, Directory, add_row
+from outrelay.relay.lag import DIRECTORY
 
 log = get_logger(__name__)
 
@@ -40,6 +41,7 @@ class DirectoryWatch:
     """
 
     name = "directory"
+    kind = DIRECTORY
 
     def __init__(self, directory: Directory, observer: Observer, tenant: str) -> None:
         self._directory = directory

@@ -69,16 +69,24 @@ class Following:
 
         Of a plain controller of many tenants that is only what kind it is.
         """
-        extended = [self.judge.loaded, self.directory.loaded]
-        plain = [self.controller.kind.plain] + ([self.judge.loaded] if self.tenant else [])
         async with TaskGroup() as group:
             either = [
                 spawn(group, _wait_all(events), name="relay: first snapshots")
-                for events in (extended, plain)
+                for events in self._enough()
             ]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             for task in either:
                 task.cancel()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether that is known."""
+        return any(all(event.is_set() for event in events) for events in self._enough())
+
+    def _enough(self) -> tuple[list[asyncio.Event], list[asyncio.Event]]:
+        """What must have happened, with an extended controller and with a plain one."""
+        plain = [self.controller.kind.plain] + ([self.judge.loaded] if self.tenant else [])
+        return [self.judge.loaded, self.directory.loaded], plain
 
     async def _follow_extended(self) -> None:
         directory = DirectoryWatch(self.directory, self.registrations, self.tenant)

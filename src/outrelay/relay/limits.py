@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from outrelay.relay.options import RelayOptions
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -66,3 +68,17 @@ class Limits:
     early_bytes: int = 64 * 2**20
     opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
     stalled_streams: int = 512
+
+
+def limits_of(options: RelayOptions) -> Limits:
+    """What the command line says of them."""
+    return Limits(
+        streams=Bounds(agent=options.max_streams_per_agent, tenant=options.max_streams_per_tenant),
+        opens_per_second=Bounds(
+            agent=options.opens_per_second, tenant=options.opens_per_second_per_tenant
+        ),
+        resume_window=options.resume_window,
+        services=Bounds(
+            agent=options.max_services_per_agent, tenant=options.max_services_per_tenant
+        ),
+    )

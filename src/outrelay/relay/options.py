@@ -12,6 +12,7 @@ from pathlib import Path
 from outrelay.lib.control.channel import UNIX
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.uri import is_label
+from outrelay.lib.insight import UNSEEN, Insight
 from outrelay.lib.values import Address, parse_address
 
 SMALLEST_SPOOL = 64 * 1024
@@ -55,6 +56,7 @@ class RelayOptions:
         audit_spool_size: Bytes of that folder for all tenants together.
         audit_overflow: What happens where a tenant has no room for them.
         allow_all: Ask no policy; for development.
+        insight: Where it can be looked into.
     """
 
     listen: Address
@@ -81,6 +83,7 @@ class RelayOptions:
     audit_spool_size: int = 256 * 2**20
     audit_overflow: Overflow = Overflow.DENY
     allow_all: bool = False
+    insight: Insight = UNSEEN
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.

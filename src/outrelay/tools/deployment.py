@@ -110,7 +110,7 @@ class Deployment:
             "outrelay-controller", "--listen", _ANY_PORT, "--db", "controller.db",
             *_credentials("controller"),
         )  # fmt: skip
-        self.controller = _listening(program)
+        self.controller = _listening(program, listener="tls")
         return program
 
     def start_relay(self) -> Program:
@@ -189,6 +189,7 @@ class Deployment:
         )  # fmt: skip
 
     def _start(self, script: str, *arguments: str, name: str = "") -> Program:
+        arguments = (*arguments, *programs.OWN_PORT)
         self.tell(programs.command_line(script, arguments))
         with programs.signals_held():
             program = Program(script, arguments, directory=self._directory, name=name)

@@ -32,6 +32,9 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 15.0
 """Seconds it has to stop; the programs' own bounds are below that."""
 
+OWN_PORT = ("--debug-listen", "127.0.0.1:0")
+"""Flags by which a service does not meet at one port with another that runs here."""
+
 _TAIL = 12
 _GLANCE = 0.02
 """Seconds between looks at a log."""

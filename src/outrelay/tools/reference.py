@@ -1,20 +1,26 @@
 """Writes docs/reference from the code, so that it cannot say anything else.
 
 ``flags.md`` comes from the programs' click commands, ``events.md`` from the vocabulary of the logs,
-``stream-states.md`` from the table of stream states, codes and frames from
-``outrelay.tools.wire``. ``--check`` writes nothing and fails when a page is not current.
+``metrics.md`` from the declarations of the metrics, ``stream-states.md`` from the table of stream
+states, codes and frames from ``outrelay.tools.wire``. ``--check`` writes nothing and fails when a
+page is not current.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
 import click
+from prometheus_client import CollectorRegistry
 
+from outrelay.lib.observe.metrics import AgentMetrics, ControllerMetrics, RelayMetrics
+from outrelay.lib.observe.metrics.declare import Catalogue, Declaration
+from outrelay.lib.observe.metrics.process import ProcessMetrics
 from outrelay.lib.observe.vocabulary import COMMON, SECTIONS, Event
+from outrelay.lib.options import ServiceCommand
 from outrelay.lib.orp.fsm import diagram
 from outrelay.tools import wire
 from outrelay.tools.wire import GENERATED
@@ -66,6 +72,25 @@ arrow from a state is an error there and leaves the state alone.
 """
 
 
+METRICS = f"""\
+{GENERATED}
+
+# Metrics
+
+Every service shows its metrics at `/metrics` of its `--debug-listen` for Prometheus, at
+`/debug/metrics` as JSON, and writes them into the file of `--metrics-dump`. Beside those below
+there are `process_*` (CPU, memory, open files) and `python_gc_*`.
+
+Labels take their values from small fixed sets: no agent, tenant or service is one.
+"""
+
+_SERVICES: Mapping[str, Callable[[CollectorRegistry], object]] = {
+    "relay": RelayMetrics.on,
+    "agent": AgentMetrics.on,
+    "controller": ControllerMetrics.on,
+}
+
+
 def programs() -> list[click.Command]:
     """The console scripts of the package, by name."""
     scripts = distribution("outrelay").entry_points.select(group="console_scripts")
@@ -75,12 +100,42 @@ def programs() -> list[click.Command]:
 def pages(commands: Sequence[click.Command]) -> dict[str, str]:
     """The pages of the reference: file name to text."""
     flags = [FLAGS, *(section for command in commands for section in _program(command))]
+    metrics = [METRICS, *(_metric(*each) for each in declared_metrics())]
     return {
         "events.md": "\n".join(_events()),
         "flags.md": "\n".join(flags),
+        "metrics.md": "\n".join(metrics),
         "stream-states.md": STATES.format(diagram=diagram()),
         **wire.pages(),
     }
+
+
+def declared_metrics() -> list[tuple[Declaration, list[str]]]:
+    """Every metric, and the services that have it."""
+    found: dict[str, tuple[Declaration, list[str]]] = {}
+    for service, declare in _SERVICES.items():
+        catalogue = Catalogue()
+        ProcessMetrics(catalogue)
+        declare(catalogue)
+        for each in catalogue.declared:
+            found.setdefault(each.name, (each, []))[1].append(service)
+    return list(found.values())
+
+
+def _metric(metric: Declaration, services: Sequence[str]) -> str:
+    labels = [f"- `{name}`: {meaning}" for name, meaning in metric.labels.items()]
+    lines = [
+        *(f"## {metric.name}", "", f"{metric.kind.capitalize()} of {_listed(services)}.", ""),
+        *(metric.text, ""),
+        *([*labels, ""] if labels else []),
+        f"**What to do.** {metric.todo}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _events() -> Iterator[str]:
@@ -108,6 +163,12 @@ def _command(command: click.Command, ctx: click.Context, *, heading: str) -> Ite
     if rows:
         lines += ["", "| flag | variable | default | |", "|---|---|---|---|", *rows]
     yield "\n".join(lines) + "\n"
+    if isinstance(command, ServiceCommand):
+        for name, other in command.others.items():
+            other_ctx = click.Context(
+                other, info_name=f"{ctx.info_name} {name}", **other.context_settings
+            )
+            yield from _command(other, other_ctx, heading="###")
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             inner = command.get_command(ctx, name)

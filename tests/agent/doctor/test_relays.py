@@ -68,8 +68,8 @@ async def answer(peer: RelayPeer, *, server_time: int = 0) -> None:
 
 async def pong(link: Link) -> None:
     while frame := await link.frame():
-        assert frame.type == FrameType.PING
-        await link.send(FrameType.PONG, Empty())
+        if frame.type == FrameType.PING:  # what it does not know a relay skips
+            await link.send(FrameType.PONG, Empty())
 
 
 async def test_a_relay_that_answers_is_fine(place: Place) -> None:

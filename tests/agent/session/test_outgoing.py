@@ -72,3 +72,24 @@ async def test_who_was_stopped_itself_does_not_blame_the_relay() -> None:
         await asyncio.sleep(DEAD - 0.1)
         assert not running.done()
         pulse.heard()
+
+
+async def test_an_answer_tells_how_long_it_took() -> None:
+    pulse = Pulse(Noted(), DEAD)
+    pulse.live = True
+    async with beside(pulse.run(), name="pulse"):
+        await asyncio.sleep(0.25)
+        assert pulse.rtt is None
+        pulse.answered()
+        assert pulse.rtt == pytest.approx(0.25)
+        pulse.answered()  # nobody asked
+        assert pulse.rtt == pytest.approx(0.25)
+
+
+async def test_an_answer_that_is_late_is_that_of_the_first_question() -> None:
+    pulse = Pulse(Noted(), DEAD)
+    pulse.live = True
+    async with beside(pulse.run(), name="pulse"):
+        await asyncio.sleep(2.5)
+        pulse.answered()
+        assert pulse.rtt == pytest.approx(2.5)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from outrelay.lib.control.v1 import fleet_pb2 as pb
+from outrelay.lib.control.v1 import registry_pb2
 from outrelay.lib.tasks import beside
 from tests.controller.live import AGENT_A, AGENT_B, Stubs
 
@@ -32,6 +33,18 @@ def stream(number: int, **more: object) -> pb.StreamInfo:
     return pb.StreamInfo(**{**fields, **more})  # type: ignore[arg-type]
 
 
+def agent(uri: str = AGENT_A, **more: object) -> registry_pb2.AgentInfo:
+    fields: dict[str, object] = {
+        "agent_uri": uri,
+        "tenant": uri.split("/")[2],
+        "session_id": "5e55",
+        "address": "192.0.2.7:4000",
+        "carrier": "quic",
+        "since_unix_ms": 1000,
+    }
+    return registry_pb2.AgentInfo(**{**fields, **more})  # type: ignore[arg-type]
+
+
 @dataclass
 class ScriptedRelay:
     """What it carries, what it was asked, and whether it answers."""
@@ -39,6 +52,8 @@ class ScriptedRelay:
     name: str
     call: AttachCall
     streams: list[pb.StreamInfo] = field(default_factory=list)
+    agents: list[registry_pb2.AgentInfo] = field(default_factory=list)
+    status: pb.RelayStatus = field(default_factory=pb.RelayStatus)
     asked: list[pb.RelayCommand] = field(default_factory=list)
     answers: bool = True
 
@@ -51,18 +66,31 @@ class ScriptedRelay:
                     await self.answer(command)
 
     async def answer(self, command: pb.RelayCommand) -> None:
-        """A stream a report, then the last one."""
+        """A stream or an agent a report, then the last one."""
         number = command.request_id
         last = pb.RelayReport(request_id=number, last=True)
-        if command.WhichOneof("command") == "list":
-            for each in self.streams:
-                await self.call.write(pb.RelayReport(request_id=number, streams=[each]))
-        else:
-            wanted = command.kill.tenant, command.kill.stream_id
-            left = [each for each in self.streams if (each.tenant, each.stream_id) != wanted]
-            last.killed = len(self.streams) - len(left)
-            self.streams = left
+        match command.WhichOneof("command"):
+            case "list":
+                for each in self.streams:
+                    await self.call.write(pb.RelayReport(request_id=number, streams=[each]))
+            case "agents":
+                for one in self.agents:
+                    await self.call.write(pb.RelayReport(request_id=number, agents=[one]))
+            case "status":
+                last.status.CopyFrom(self.status)
+                last.status.agents = len(self._agents_of(command.status.tenant))
+            case "drain":
+                last.draining.streams = len(self.streams)
+                last.draining.drain_ms = 10_000
+            case _:
+                wanted = command.kill.tenant, command.kill.stream_id
+                left = [each for each in self.streams if (each.tenant, each.stream_id) != wanted]
+                last.killed = len(self.streams) - len(left)
+                self.streams = left
         await self.call.write(last)
+
+    def _agents_of(self, tenant: str) -> list[registry_pb2.AgentInfo]:
+        return [each for each in self.agents if tenant in ("", each.tenant)]
 
 
 async def attach(stubs: Stubs, name: str) -> AttachCall:

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from outrelay.controller.registry.operators import _service
 from outrelay.controller.store import IN_MEMORY, Relay, Service, Store, open_store
 from outrelay.controller.store.session import Parameters, Session
+from outrelay.lib.control.v1 import registry_pb2
 from tests.controller.live import AGENT_A, AGENT_B
 
 R1 = Relay(id="r1", region="local", endpoint="127.0.0.1:7443")
@@ -89,3 +91,32 @@ async def test_a_relay_keeps_its_holder_and_rhythm_over_a_restart(store: Store) 
         True,
         True,
     )
+
+
+async def test_relays_are_listed_with_what_is_known_and_whether_a_tenant_is_there(
+    store: Store,
+) -> None:
+    await store.bindings.upsert_relay(R1, holder="outrelay://local/relay/r1", beating=True)
+    await register(store, service(relay="r2"))
+    await store.bindings.set_alive(["r1"], alive=False)
+    for tenant, serve in (("", [False, True]), ("acme", [False, True]), ("globex", [False] * 2)):
+        assert [each.serves for each in await store.bindings.list_relays(tenant)] == serve
+    first, second = await store.bindings.list_relays("")
+    assert first.relay == R1
+    assert (first.status.holder, first.status.alive) == ("outrelay://local/relay/r1", False)
+    assert (second.relay.id, second.status.alive) == ("r2", True)
+
+
+async def test_services_are_listed_in_order_those_of_the_dead_too(store: Store) -> None:
+    await register(store, service("web"), service(agent=AGENT_B, relay="r2"), service())
+    await store.bindings.set_alive(["r2"], alive=False)
+    listed = await store.bindings.list_services("acme", 10)
+    assert [(each.service.name, each.service.agent_uri) for each in listed] == [
+        ("db", AGENT_A),
+        ("db", AGENT_B),
+        ("web", AGENT_A),
+    ]
+    assert [each.alive for each in listed] == [True, False, True]
+    assert _service(listed[1]).state == registry_pb2.SERVICE_STATE_DEAD
+    assert len(await store.bindings.list_services("", 2)) == 2
+    assert await store.bindings.list_services("globex", 10) == []

@@ -10,6 +10,7 @@ from outrelay.lib.errors import Closed, ErrorCode
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.policy import Decision
+from outrelay.lib.transport.memory import MemoryConnection
 from outrelay.relay.edge.session import Offer
 from outrelay.relay.limits import Bounds, Limits
 from tests.relay.rooms import ALLOW_ALL, Rooms, relay_rooms, rule
@@ -40,6 +41,25 @@ async def test_a_registration_is_acknowledged_with_the_services_id() -> None:
             "echo": Offer(local_addr="127.0.0.1:80", weight=3, priority=4)
         }
         assert relay.published == [AGENT_B.uri]
+
+
+@pytest.mark.parametrize(
+    ("address", "ip"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "2001:db8::7"),
+    ],
+)
+async def test_an_agent_is_told_where_its_packets_come_from(address: str, ip: str) -> None:
+    async with relay_rooms() as relay:
+        peer = await relay.agent(AGENT_A)
+        (session,) = relay.roster.of(AGENT_A.uri)
+        assert isinstance(session.connection, MemoryConnection)
+        session.connection.peer_address = (address, 4000)
+        await peer.send(FrameType.OBSERVED_ADDR_QUERY, orp.ObservedAddrQuery(request_id=9))
+        answer = await peer.expect(FrameType.OBSERVED_ADDR_RESP, orp.ObservedAddrResp)
+        assert answer == orp.ObservedAddrResp(request_id=9, ip=ip, port=4000)
 
 
 @pytest.mark.parametrize("address", ["two\nlines", "x" * 256])

@@ -96,8 +96,8 @@ async def test_a_stream_is_spliced_and_recorded() -> None:
         assert relay.metric("outrelay_streams_open") == 0
         assert relay.metric("outrelay_streams_opened_total") == 1
         assert relay.metric("outrelay_streams_ended_total", result="closed") == 1
-        assert relay.metric("outrelay_stream_bytes_total", direction="up") == 7
-        assert relay.metric("outrelay_stream_bytes_total", direction="down") == 31
+        assert relay.metric("outrelay_stream_bytes_total", direction="up", path="relayed") == 7
+        assert relay.metric("outrelay_stream_bytes_total", direction="down", path="relayed") == 31
 
 
 async def test_bytes_right_behind_the_open_are_passed_on() -> None:

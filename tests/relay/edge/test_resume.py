@@ -78,7 +78,7 @@ async def test_two_halves_become_one_stream(consumer_first: bool) -> None:
         )
         assert resumed.stream_id == "0000000000000007"
         assert (closed.reason, closed.bytes_up, closed.bytes_down) == ("finished", 2, 11)
-        assert relay.metric("outrelay_streams_resumed_total") == 1
+        assert relay.metric("outrelay_resumes_total", result="resumed") == 1
         assert relay.metric("outrelay_streams_open") == 0
         assert relay.metric("outrelay_in_use", what="halves") == 0
 

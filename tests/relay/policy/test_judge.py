@@ -46,6 +46,20 @@ def test_both_sides_are_asked() -> None:
     assert one.judge_callee(CALL, AGENT_C.uri).allow
 
 
+def test_what_the_rules_remember_is_counted() -> None:
+    registry = CollectorRegistry()
+    one = Judge(PolicyMetrics(registry), now_ms=lambda: 0)
+    one.replace(PolicySet([ALLOW_ALL]))
+
+    one.judge_caller(CALL)
+    one.judge_callee(CALL, AGENT_B.uri)
+    one.judge_caller(CALL)
+
+    series = "outrelay_policy_cache_lookups_total"
+    found = {each: registry.get_sample_value(series, {"result": each}) for each in ("hit", "miss")}
+    assert found == {"hit": 1, "miss": 2}
+
+
 def test_registering_is_a_question_of_its_own() -> None:
     one = judge(ALLOW_ALL, rule("db", rule_id="2", method="REGISTER", caller=AGENT_B.uri))
 

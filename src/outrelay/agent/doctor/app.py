@@ -13,7 +13,7 @@ import click
 
 from outrelay.agent.app import load_identity
 from outrelay.agent.carriers import open_carriers
-from outrelay.agent.doctor import local, relays
+from outrelay.agent.doctor import local, nat, opens, relays
 from outrelay.agent.doctor.findings import (
     Finding,
     as_json,
@@ -22,6 +22,7 @@ from outrelay.agent.doctor.findings import (
     of_alternatives,
 )
 from outrelay.agent.options import AgentOptions
+from outrelay.agent.session.proof import Proof
 from outrelay.lib.identity.certs import Credentials, Trust, load_trust
 
 
@@ -71,7 +72,13 @@ async def _relays(options: AgentOptions, credentials: Credentials, trust: Trust)
                 for each in options.endpoints
             )
         )
+        opened = []
+        if options.opens:
+            proof = Proof(credentials.expires)
+            opened = await opens.check(options, credentials.identity, proof, carriers.ways)
     answers = [answer for each in tried for answer in each]
-    clock = relays.clock(answers)
     found = of_alternatives([answer.finding for answer in answers])
-    return [*found, clock] if clock else found
+    if clock := relays.clock(answers):
+        found.append(clock)
+    found += nat.judge(answer.vantage for answer in answers if answer.vantage)
+    return found + opened

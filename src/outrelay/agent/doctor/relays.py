@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from google.protobuf.empty_pb2 import Empty
 
 from outrelay.agent import hints
+from outrelay.agent.doctor import nat
 from outrelay.agent.doctor.findings import Finding, Mark
 from outrelay.agent.session.greeting import Greeting, greet, hello_of
 from outrelay.lib.errors import ProtocolError, Refused, TransportError
@@ -87,10 +88,12 @@ class Answer:
     Args:
         finding: How it went.
         skew: Seconds the relay's clock is ahead of ours, when it told.
+        vantage: What it sees of us, when it told.
     """
 
     finding: Finding
     skew: float | None = None
+    vantage: nat.Vantage | None = None
 
 
 async def check(way: Way, identity: Identity) -> list[Answer]:
@@ -129,6 +132,7 @@ async def _try(way: Way, address: Address, identity: Identity) -> Answer:
             took = time.time() - asked
             round_trip = await _ping(connection, greeting)
             seen = _seen(connection, address, round_trip or took)
+            vantage = await nat.observe(connection, greeting) if round_trip else None
         finally:
             connection.close()
     except TimeoutError:
@@ -142,7 +146,7 @@ async def _try(way: Way, address: Address, identity: Identity) -> Answer:
         reason = f"{address_text(address)} broke off: {error}"
         return Answer(finding=_failed(way, reason, "look at the relay's log"))
     finding = Finding(subject=way.subject, mark=Mark.OK, text=seen)
-    return Answer(finding=finding, skew=_skew(greeting, asked + took / 2))
+    return Answer(finding=finding, skew=_skew(greeting, asked + took / 2), vantage=vantage)
 
 
 def _advice(way: Way, address: Address) -> str:

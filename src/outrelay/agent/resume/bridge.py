@@ -170,10 +170,15 @@ class LastingBridge:
             async with asyncio.timeout(None) as self._trying:
                 self._leave_if_done()
                 leg, told = await self._legs.another(self._line.position, limit)
+        except (ResumeError, Reset, RemoteProtocolError, TimeoutError) as error:
+            self._lasting.metrics.resumes.labels(_result(error)).inc()
+            raise
         finally:
             self._trying = None
-        pause = f"{self._loop.time() - since:.3f} s"
-        log.info("stream resumed", stream_id=claim.name, side=claim.side, pause=pause)
+        pause = self._loop.time() - since
+        self._lasting.metrics.resumes.labels("resumed").inc()
+        self._lasting.metrics.resume_pause.observe(pause)
+        log.info("stream resumed", stream_id=claim.name, side=claim.side, pause=f"{pause:.3f} s")
         return leg, told
 
     def leave(self) -> None:
@@ -212,3 +217,14 @@ class LastingBridge:
         """See ``carried.Holder``."""
         if self._line.leg:
             self._line.lose(self._line.leg)
+
+
+def _result(error: Exception) -> str:
+    """The metrics' name for why there is no other leg."""
+    match error:
+        case ResumeError():
+            return error.why.value
+        case TimeoutError():
+            return "left"
+        case _:
+            return "reset"

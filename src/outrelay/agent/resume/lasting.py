@@ -16,6 +16,7 @@ from outrelay.agent.session.session import Session
 from outrelay.agent.session.uplink import Uplink
 from outrelay.lib.errors import Why
 from outrelay.lib.identity.uri import Identity
+from outrelay.lib.observe.metrics import StreamMetrics
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 
 
@@ -36,6 +37,7 @@ class Lasting:
         rings: Hold what is not acknowledged.
         limit: Seconds a stream may be without a leg.
         finished: Remembers those that have ended well.
+        metrics: Counts how streams go on.
         streams: Those that last.
     """
 
@@ -44,6 +46,7 @@ class Lasting:
     rings: Rings
     limit: float
     finished: Finished
+    metrics: StreamMetrics
     streams: set[Leaver] = field(default_factory=set)
 
     def leave(self) -> None:

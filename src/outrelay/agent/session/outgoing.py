@@ -92,12 +92,20 @@ class Pulse:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
+        self._asked_at: float | None = None
         self.live = False
         """Whether streams live."""
+        self.rtt: float | None = None
+        """Seconds that the last answer took; None: none was asked for yet."""
 
     def heard(self) -> None:
         """A frame has come."""
         self._heard_at = self._loop.time()
+
+    def answered(self) -> None:
+        """A PONG has come."""
+        if self._asked_at is not None:
+            self.rtt, self._asked_at = self._loop.time() - self._asked_at, None
 
     async def run(self) -> Never:
         """Ask each second, for ever.
@@ -118,4 +126,5 @@ class Pulse:
             if now >= ask_at:
                 ask_at = now + PULSE
                 if self.live:
+                    self._asked_at = self._asked_at or now
                     self._outgoing.ping()

@@ -13,6 +13,7 @@ Source: protocol.md sections 3, 4 and 5.
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import Future, TaskGroup
 from contextlib import suppress
 from functools import partial
@@ -83,6 +84,7 @@ class Session:
         owner: Owner,
     ) -> None:
         self.connection = connection
+        self.since_ms = time.time_ns() // 1_000_000
         self.features = features
         self.endpoints: tuple[Endpoint, ...] = ()
         """Others that may be used, as the relay says."""
@@ -102,6 +104,10 @@ class Session:
         self.is_leaving = False
         """Whether another session is wanted instead."""
         self._registering: dict[str, Future[StreamRejected | None]] = {}
+        self.registered: set[str] = set()
+        """The services that the relay has acknowledged."""
+        self.refused: dict[str, str] = {}
+        """Why it has not, of those that it refused when it was asked last."""
         self._skipped_some = False
 
     @classmethod
@@ -117,6 +123,16 @@ class Session:
         session = cls(connection, reader, writer, frozenset(ack.accepted_features), limits, owner)
         session.endpoints = endpoints_of(ack)
         return session
+
+    @property
+    def carries(self) -> int:
+        """How many streams it carries."""
+        return len(self._streams)
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds to the relay and back, measured while streams live; None: not yet."""
+        return self._pulse.rtt
 
     @property
     def is_plain(self) -> bool:
@@ -229,7 +245,10 @@ class Session:
         finally:
             del self._registering[service]
         if rejected:
+            self.refused[service] = str(rejected)
             raise rejected
+        self.refused.pop(service, None)
+        self.registered.add(service)
 
     async def deregister(self, service: str) -> None:
         """Offer ``service`` no longer, where the relay knows how to stop.
@@ -237,6 +256,7 @@ class Session:
         Raises:
             Closed: The connection is gone.
         """
+        self.registered.discard(service)
         if DEREGISTER in self.features:
             await self._writer.send(FrameType.DEREGISTER, orp.Register(service_name=service))
 
@@ -278,7 +298,7 @@ class Session:
             case FrameType.GOAWAY if GOAWAY in self.features:
                 self._relay_leaves(message_of(frame, orp.Goaway))
             case FrameType.PONG:
-                pass
+                self._pulse.answered()
             case FrameType.PING:
                 await self._writer.send(FrameType.PONG, Empty())
             case _:

@@ -40,6 +40,7 @@ from outrelay.lib.errors import (
 )
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.observe import logs
+from outrelay.lib.observe.metrics import UplinkMetrics
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside, spawn
 from outrelay.lib.transport.carrier import Stream
@@ -97,6 +98,7 @@ class Uplink:
         take: Gets every stream a relay opens.
         called: Told of streams that a far agent waits for.
         is_busy: Whether streams are alive.
+        metrics: Counts connections.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Uplink:
         take: Callable[[Session, Stream], None],
         called: Callable[[Session, int], None],
         is_busy: Callable[[], bool],
+        metrics: UplinkMetrics,
     ) -> None:
         self._options = options
         self._identity = identity
@@ -118,8 +121,11 @@ class Uplink:
         self.take = take
         self.called = called
         self._is_busy = is_busy
+        self._metrics = metrics
         self._backoff = Backoff(immediate=True)
         self._session: Session | None = None
+        self.fault = ""
+        """Why the last try to connect failed, or the last connection ended."""
         self._up = asyncio.Event()  # there is a session
         self._stays = asyncio.Event()  # and its relay does not leave
         self._was_up = False
@@ -145,11 +151,24 @@ class Uplink:
                 await self._use(up)
 
     async def _run(self, session: Session) -> None:
+        connection = session.connection
+        connected = self._metrics.connections.labels(connection.peer.role, connection.carrier)
         self._running.add(session)
         try:
-            await session.run()
+            with connected.track_inprogress():
+                await session.run()
         finally:
             self._running.discard(session)
+
+    @property
+    def current(self) -> Session | None:
+        """The session that takes new streams now, if there is one."""
+        return self._session
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All that are up, the newest last."""
+        return sorted(self._running, key=lambda each: each.since_ms)
 
     async def session(self, *, lasting: bool = False) -> Session:
         """The session that is up, as soon as one is.
@@ -210,6 +229,8 @@ class Uplink:
                 self._dialling.avoided = link.endpoint  # until it has answered HELLO
                 return await self._start(link, self._hello)
             except Refused as refused:
+                self._metrics.failed.inc()
+                self.fault = str(refused)
                 self._dialling.has_failed(is_busy=self._is_busy())
                 self._judge(refused, hint)
 
@@ -218,6 +239,7 @@ class Uplink:
         session = await Session.start(link.connection, hello, self._options.limits, self)
         self._dialling.has_worked(link, session.endpoints)
         self._was_up = True
+        self._metrics.connected.inc()
         return Up(link, session)
 
     def _judge(self, refused: Refused, hint: str) -> None:
@@ -317,6 +339,8 @@ class Uplink:
                 " relay; stop one of them",
                 final=True,
             )
+        self._metrics.lost.inc()
+        self.fault = str(closed)
         log.warning("disconnected", relay=link.connection.peer, reason=str(closed))
         if session.can_resume and self._is_busy():
             self._dialling.has_lost(link)

@@ -5,19 +5,22 @@ with the command's request id are its *answer*, the last of them says that it is
 
 Invariants: a relay has one attachment, the newest. A relay holds up nobody: one that does
 not answer in time is *silent*, what it says later is dropped, and one that takes no
-commands any more loses its attachment. An answer holds no more streams than were asked for.
+commands any more loses its attachment. An answer holds no more streams or agents than were
+asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from outrelay.controller.clock import now_ms
 from outrelay.controller.feed import Subscription
 from outrelay.lib.control.v1 import fleet_pb2 as pb
+from outrelay.lib.control.v1 import registry_pb2
 from outrelay.lib.errors import ControlError
 from outrelay.lib.tasks import spawn
 
@@ -34,12 +37,15 @@ class Answer:
 
     Args:
         relay_id: Which relay.
-        most: How many streams are kept; what exceeds it is only noted.
+        most: How many streams, or agents, are kept; what exceeds it is only noted.
     """
 
     relay_id: str
     most: int
     streams: list[pb.StreamInfo] = field(default_factory=list)
+    agents: list[registry_pb2.AgentInfo] = field(default_factory=list)
+    status: pb.RelayStatus = field(default_factory=pb.RelayStatus)
+    draining: registry_pb2.DrainRelayResponse | None = None
     killed: int = 0
     complete: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,6 +53,10 @@ class Answer:
     def take(self, report: pb.RelayReport) -> None:
         """Add a report to the answer."""
         self.streams += report.streams[: self.most - len(self.streams)]
+        self.agents += report.agents[: self.most - len(self.agents)]
+        self.status.MergeFrom(report.status)
+        if report.HasField("draining"):
+            self.draining = report.draining
         self.killed += report.killed
         if report.last:
             self.complete = True
@@ -58,6 +68,7 @@ class Attachment:
 
     def __init__(self, relay_id: str) -> None:
         self.relay_id = relay_id
+        self.since_ms = now_ms()
         self._commands: Subscription[pb.RelayCommand] = Subscription(
             lambda _: True, PENDING_COMMANDS
         )
@@ -77,7 +88,7 @@ class Attachment:
         if answer := self._answers.get(report.request_id):
             answer.take(report)
 
-    async def ask(self, command: pb.RelayCommand, *, most: int) -> Answer:
+    async def ask(self, command: pb.RelayCommand, *, most: int = 0) -> Answer:
         """What the relay answers in time; not complete when it does not."""
         answer = Answer(relay_id=self.relay_id, most=most)
         request_id = next(self._request_ids)
@@ -109,6 +120,16 @@ class Attachments:
         self._attached: dict[str, Attachment] = {}
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._attached)
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(self._attached.values())
+
+    def find(self, relay_id: str) -> Attachment | None:
+        """The attachment of a relay, if it is on the line."""
+        return self._attached.get(relay_id)
+
     @contextmanager
     def attached(self, relay_id: str) -> Iterator[Attachment]:
         """A relay is on the line until the block ends; an earlier attachment of it ends now.
@@ -138,7 +159,7 @@ class Attachments:
 
         Args:
             command: What to ask; its request id is given here.
-            most: How many streams each may answer with.
+            most: How many streams, or agents, each may answer with.
         """
         async with asyncio.TaskGroup() as group:
             asked = [
@@ -152,6 +173,11 @@ class Attachments:
         self._closed = True
         for attachment in self._attached.values():
             attachment.end(_stopping())
+
+
+def silent(answers: Iterable[Answer]) -> list[str]:
+    """The relays that did not answer in time."""
+    return sorted(answer.relay_id for answer in answers if not answer.complete)
 
 
 def _stopping() -> ControlError:

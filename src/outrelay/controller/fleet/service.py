@@ -11,8 +11,8 @@ import re
 from collections.abc import AsyncIterator, Iterable
 
 from outrelay.controller.authz import Context, current_caller
-from outrelay.controller.fields import check_tenant, check_text, invalid
-from outrelay.controller.fleet.attachments import Answer, Attachment, Attachments
+from outrelay.controller.fields import check_tenant, check_text, invalid, limit_of
+from outrelay.controller.fleet.attachments import Answer, Attachment, Attachments, silent
 from outrelay.controller.registry.relays import Relays
 from outrelay.lib.control.v1 import fleet_pb2 as pb
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetServicer
@@ -23,8 +23,6 @@ from outrelay.lib.tasks import beside
 
 log = get_logger(__name__)
 
-DEFAULT_LIMIT = 1000
-HIGHEST_LIMIT = 10_000
 _STREAM_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -65,18 +63,14 @@ class FleetService(FleetServicer):
         """The streams of a tenant, or of all, the newest first."""
         if request.tenant:
             check_tenant(request.tenant)
-            current_caller().require_tenant(request.tenant)
-        else:
-            current_caller().require_all_tenants()
-        if request.limit > HIGHEST_LIMIT:
-            raise invalid("limit", f"must be at most {HIGHEST_LIMIT}")
-        limit = request.limit or DEFAULT_LIMIT
+        current_caller().require_scope(request.tenant)
+        limit = limit_of(request.limit)
         asked = pb.ListStreamsRequest(tenant=request.tenant, limit=limit + 1)
         answers = await self._attachments.ask(pb.RelayCommand(list=asked), most=limit + 1)
         streams = sorted(_streams(answers, request.tenant), key=_newest_first)
         return pb.ListStreamsResponse(
             streams=streams[:limit],
-            silent_relays=_silent(answers),
+            silent_relays=silent(answers),
             truncated=len(streams) > limit,
         )
 
@@ -104,7 +98,7 @@ class FleetService(FleetServicer):
             tenant=request.tenant,
             by=caller.name,
         )
-        return pb.KillStreamResponse(killed=killed, silent_relays=_silent(answers))
+        return pb.KillStreamResponse(killed=killed, silent_relays=silent(answers))
 
 
 async def _read(reports: AsyncIterator[pb.RelayReport], attachment: Attachment) -> None:
@@ -123,7 +117,3 @@ def _streams(answers: Iterable[Answer], tenant: str) -> Iterable[pb.StreamInfo]:
 
 def _newest_first(stream: pb.StreamInfo) -> tuple[int, str]:
     return -stream.opened_unix_ms, stream.stream_id
-
-
-def _silent(answers: Iterable[Answer]) -> list[str]:
-    return sorted(answer.relay_id for answer in answers if not answer.complete)

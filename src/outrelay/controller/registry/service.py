@@ -1,4 +1,4 @@
-"""The Registry rpcs.
+"""The Registry rpcs; those for operators are in ``operators``.
 
 Source: control-plane.md, Registry.
 """
@@ -17,28 +17,32 @@ from outrelay.controller.fields import (
     check_text,
     invalid,
 )
+from outrelay.controller.fleet.attachments import Attachments
+from outrelay.controller.registry.operators import OperatorRpcs
 from outrelay.controller.registry.order import in_order
 from outrelay.controller.registry.relays import Relays
 from outrelay.controller.store import Binding, BindingChange, Bindings, Relay, Service
 from outrelay.controller.watch import SNAPSHOT, admit, asks_for, watched_tenant
 from outrelay.lib.control.v1 import registry_pb2 as pb
-from outrelay.lib.control.v1.registry_pb2_grpc import RegistryServicer
 from outrelay.lib.observe.logs import get_logger
 
 log = get_logger(__name__)
 
 
-class RegistryService(RegistryServicer):
+class RegistryService(OperatorRpcs):
     """Registry over the store.
 
     Args:
         bindings: The store's part.
         relays: Who lives.
+        attachments: Who is on the line.
         clock: The time.
     """
 
-    def __init__(self, bindings: Bindings, relays: Relays, clock: Clock) -> None:
-        self._bindings = bindings
+    def __init__(
+        self, bindings: Bindings, relays: Relays, attachments: Attachments, clock: Clock
+    ) -> None:
+        super().__init__(bindings, attachments)
         self._relays = relays
         self._clock = clock
 

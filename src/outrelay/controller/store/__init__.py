@@ -18,6 +18,7 @@ from outrelay.controller.store.policies import Policies
 from outrelay.controller.store.records import (
     Binding,
     BindingChange,
+    ListedRelay,
     PolicyBatch,
     PolicyChange,
     PolicyChangeKind,
@@ -26,6 +27,7 @@ from outrelay.controller.store.records import (
     RelayStatus,
     Service,
 )
+from outrelay.controller.store.session import Session
 
 __all__ = [
     "IN_MEMORY",
@@ -34,6 +36,7 @@ __all__ = [
     "Binding",
     "BindingChange",
     "Bindings",
+    "ListedRelay",
     "Policies",
     "PolicyBatch",
     "PolicyChange",
@@ -48,6 +51,15 @@ __all__ = [
 ]
 
 
+_COUNT = """
+SELECT (SELECT COUNT(*) FROM policies) AS policies,
+       (SELECT COUNT(*) FROM services) AS services,
+       (SELECT COUNT(*) FROM relay_instances) AS relays,
+       COALESCE((SELECT MAX(seq) FROM audit_events) - (SELECT MIN(seq) FROM audit_events) + 1, 0)
+           AS audit
+"""  # to count all audit events would read all of their index
+
+
 class Store:
     """Everything the controller remembers."""
 
@@ -55,6 +67,17 @@ class Store:
         self.bindings = Bindings(database)
         self.policies = Policies(database)
         self.audit = Audit(database)
+        self._database = database
+
+    async def count_rows(self) -> dict[str, int]:
+        """How many rows there are, by what they are; audit events by the span of their numbers."""
+
+        async def work(session: Session) -> dict[str, int]:
+            row = await session.row(_COUNT)
+            assert row is not None
+            return dict(row)
+
+        return await self._database.read(work)
 
     def close_feeds(self) -> None:
         """End every watch."""

@@ -16,6 +16,7 @@ from outrelay.controller.store.database import Database
 from outrelay.controller.store.records import (
     Binding,
     BindingChange,
+    ListedRelay,
     Relay,
     RelayStatus,
     Service,
@@ -49,6 +50,13 @@ ON CONFLICT (id) DO UPDATE SET
     forward_endpoint = excluded.forward_endpoint, tcp_endpoint = excluded.tcp_endpoint,
     intra_endpoint = excluded.intra_endpoint, load = excluded.load,
     draining = excluded.draining, beating = excluded.beating, alive = 1
+"""
+
+
+_LIST_RELAYS = """
+SELECT r.*, EXISTS (SELECT 1 FROM services AS s
+                    WHERE s.relay_id = r.id AND :tenant IN ('', s.tenant)) AS serves
+FROM relay_instances AS r ORDER BY r.id
 """
 
 
@@ -157,17 +165,24 @@ class Bindings:
 
         async def work(session: Session) -> list[RelayStatus]:
             rows = await session.rows("SELECT id, holder, beating, alive FROM relay_instances")
-            return [
-                RelayStatus(
-                    id=row["id"],
-                    holder=row["holder"],
-                    beating=bool(row["beating"]),
-                    alive=bool(row["alive"]),
-                )
-                for row in rows
-            ]
+            return [_status(row) for row in rows]
 
         return await self._database.read(work)
+
+    async def list_relays(self, tenant: str) -> list[ListedRelay]:
+        """Every relay there is, by id; ``serves`` is of that tenant, or of all when empty."""
+
+        async def work(session: Session) -> list[ListedRelay]:
+            return [_listed(row) for row in await session.rows(_LIST_RELAYS, {"tenant": tenant})]
+
+        return await self._database.read(work)
+
+    async def list_services(self, tenant: str, limit: int) -> list[Binding]:
+        """At most so many bindings of a tenant (empty: of all), dead ones too, in order."""
+        where = "WHERE :tenant IN ('', s.tenant)"
+        order = "ORDER BY s.tenant, s.name, s.agent_uri LIMIT :limit"
+        key: dict[str, Value] = {"tenant": tenant, "limit": limit}
+        return await self._database.read(lambda session: _find(session, f"{where} {order}", key))
 
     async def resolve(self, tenant: str, name: str) -> list[Binding]:
         """The live bindings of one service."""
@@ -216,6 +231,29 @@ def _relay_row(relay: Relay, holder: str, *, beating: bool) -> dict[str, Value]:
     return {**dataclasses.asdict(relay), "holder": holder, "beating": int(beating)}
 
 
+def _status(row: Row) -> RelayStatus:
+    return RelayStatus(
+        id=row["id"],
+        holder=row["holder"],
+        beating=bool(row["beating"]),
+        alive=bool(row["alive"]),
+    )
+
+
+def _listed(row: Row) -> ListedRelay:
+    relay = Relay(
+        id=row["id"],
+        region=row["region"],
+        endpoint=row["endpoint"],
+        forward_endpoint=row["forward_endpoint"],
+        tcp_endpoint=row["tcp_endpoint"],
+        intra_endpoint=row["intra_endpoint"],
+        load=row["load"],
+        draining=bool(row["draining"]),
+    )
+    return ListedRelay(relay=relay, status=_status(row), serves=bool(row["serves"]))
+
+
 def _binding(row: Row) -> Binding:
     return Binding(
         service=Service(
@@ -232,4 +270,5 @@ def _binding(row: Row) -> Binding:
         region=row["region"],
         relay_endpoint=row["endpoint"],
         healthy=not row["draining"],
+        alive=bool(row["alive"]),
     )

@@ -37,6 +37,21 @@ class RelayStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRelay:
+    """A relay as operators see it.
+
+    Args:
+        relay: What it says of itself.
+        status: What the controller knows.
+        serves: Whether anything is registered behind it, of those who were asked for.
+    """
+
+    relay: Relay
+    status: RelayStatus
+    serves: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """One registration as a relay asks for it."""
 
@@ -64,6 +79,7 @@ class Binding:
     region: str
     relay_endpoint: str
     healthy: bool
+    alive: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

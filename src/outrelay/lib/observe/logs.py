@@ -80,6 +80,9 @@ def get_logger(name: str) -> Logger:
     return structlog.stdlib.get_logger(name).bind()  # bound now: no look-up at every call
 
 
+log = get_logger(__name__)
+
+
 def configure(
     component: str, fmt: str = "text", level: str = "info", stream: TextIO | None = None
 ) -> None:
@@ -99,12 +102,36 @@ def configure(
     for earlier in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(earlier)
     root.addHandler(handler)
-    threshold = logging.getLevelNamesMapping()[level.upper()]
-    root.setLevel(max(threshold, logging.WARNING))
-    logging.getLogger(_OURS).setLevel(threshold)
+    _set_level(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
+
+
+def level() -> str:
+    """The least level that is logged now."""
+    return logging.getLevelName(logging.getLogger(_OURS).getEffectiveLevel()).lower()
+
+
+def change_level(wanted: str, *, by: str) -> None:
+    """Log from now on what is at least of this level, and say so.
+
+    Args:
+        wanted: One of ``LEVELS``.
+        by: Who wants it.
+    """
+    before = level()
+    is_more = LEVELS.index(wanted) < LEVELS.index(before)
+    if is_more:
+        _set_level(wanted)
+    log.warning("log level changed", to=wanted, before=before, by=by)
+    _set_level(wanted)
+
+
+def _set_level(name: str) -> None:
+    threshold = logging.getLevelNamesMapping()[name.upper()]
+    logging.getLogger().setLevel(max(threshold, logging.WARNING))
+    logging.getLogger(_OURS).setLevel(threshold)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -234,6 +234,8 @@ class PolicySet:
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._cached = 0
+        self.hits = 0
+        """Decisions that were remembered."""
         for rule in rules:
             self.add(rule)
 
@@ -301,6 +303,8 @@ class PolicySet:
         if verdict and 0 < verdict.expires_ms <= now_ms:
             self._forget(held)
             return None
+        if verdict:
+            self.hits += 1
         return verdict
 
     def _remember(self, held: _Tenant, key: _CacheKey, verdict: Verdict) -> Verdict:

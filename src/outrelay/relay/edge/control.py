@@ -9,6 +9,7 @@ Source: protocol.md sections 2 and 4.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Callable
 
@@ -82,6 +83,7 @@ class ControlLoop:
             FrameType.DEREGISTER: self._deregister,
             FrameType.STREAM_CHECKPOINT: self._checkpoint,
             FrameType.STREAM_ENDED: self._ended,
+            FrameType.OBSERVED_ADDR_QUERY: _tell_address,
             FrameType.PING: self._pong,
             FrameType.PONG: _nothing,
         }
@@ -192,6 +194,16 @@ class ControlLoop:
 def _printable(address: str) -> str:
     """An address that is informational: nothing instead of what nobody could read."""
     return address if len(address) <= LONGEST_ADDRESS and address.isprintable() else ""
+
+
+def _tell_address(session: Session, message: Message) -> None:
+    """Tell an agent where its packets come from. Source: protocol.md section 7."""
+    assert isinstance(message, orp.ObservedAddrQuery)
+    host, port = session.connection.peer_address
+    seen = ipaddress.ip_address(host)
+    mapped = seen.ipv4_mapped if isinstance(seen, ipaddress.IPv6Address) else None
+    answer = orp.ObservedAddrResp(request_id=message.request_id, ip=str(mapped or seen), port=port)
+    session.send(FrameType.OBSERVED_ADDR_RESP, answer)
 
 
 def _nothing(_session: Session, _message: Message) -> None:

@@ -117,7 +117,7 @@ class Opener:
             session: Who opened it.
             stream: The stream, unread.
         """
-        leg = Leg(stream, CONSUMER)
+        leg, began = Leg(stream, CONSUMER), _now()
         request: Request | Claim | None = None
         try:
             self._quotas.opens.spend(session.uri, session.tenant, _now())
@@ -128,7 +128,7 @@ class Opener:
                     place.leave()
                     await self._resumer.serve(session, leg, request)
                 else:
-                    await self._open(session, leg, request, place)
+                    await self._open(session, leg, request, place, began)
         except StreamRejected as refusal:
             if self._draining and GOAWAY in session.features and refusal.code in ABSENT:
                 self._drop(session, leg, DRAINING, ErrorCode.DRAIN, request=request)
@@ -159,7 +159,9 @@ class Opener:
 
     # ---- from the decision to the end ----------------------------------------------------
 
-    async def _open(self, session: Session, leg: Leg, request: Request, place: Place) -> None:
+    async def _open(
+        self, session: Session, leg: Leg, request: Request, place: Place, began: float
+    ) -> None:
         call = request.call
         deadline = _now() + self._limits.open_timeout
         with self._pairs.seeking(call):
@@ -179,6 +181,7 @@ class Opener:
             place.leave()
             splice = self._carriage.join(pair, leg, providers_leg)
             announce(pair, request.consumers_id, verdict)
+            self._metrics.open_duration.observe(_now() - began)
             self._opened(pair, verdict)
             await self._carriage.run(pair, splice)
 

@@ -111,9 +111,13 @@ class Resumer:
             Closed: Its connection is gone.
         """
         party = Party(claim=claim, session=session, leg=leg)
-        refusal = await self._serve(party)
-        if isinstance(refusal, StreamRejected):
-            raise refusal
+        try:
+            refusal = await self._serve(party)
+            if isinstance(refusal, StreamRejected):
+                raise refusal
+        except StreamRejected as rejected:
+            self._metrics.resumes.labels(str(int(rejected.code))).inc()
+            raise
         if refusal is not None:
             self._end(party, refusal)
 
@@ -125,6 +129,8 @@ class Resumer:
         if self._halves.join(party):
             return await party.decided
         with self._halves.wait(party) as waiting:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
             try:
                 with (
                     self._quota.place(party.session.uri, party.session.tenant),
@@ -137,7 +143,7 @@ class Resumer:
                 return ErrorCode.CANCELLED  # its agent has given it up
             if isinstance(met, ErrorCode):
                 return met
-            return await self._resume(party, met)
+            return await self._resume(party, met, loop.time() - began)
 
     @contextmanager
     def _calling(self, half: Half) -> Iterator[None]:
@@ -193,8 +199,8 @@ class Resumer:
 
     # ---- two halves ----------------------------------------------------------------------
 
-    async def _resume(self, party: Party, meeting: Meeting) -> StreamRejected | None:
-        """Join the two, and carry the stream to its end; or why not."""
+    async def _resume(self, party: Party, meeting: Meeting, waited: float) -> StreamRejected | None:
+        """Join the two, after so many seconds, and carry the stream to its end; or why not."""
         joined = meeting.joined
         consumer, provider = meeting.sides(party)
         call = _call(meeting.match)
@@ -210,7 +216,7 @@ class Resumer:
         with self._pairs.holding(pair):
             splice = self._carriage.join(pair, consumer.leg, provider.leg)
             joined.decide(None)
-            self._resumed(pair, verdict)
+            self._resumed(pair, verdict, waited)
             await _echo(consumer, provider)
             await self._carriage.run(pair, splice, party.leg.side)
         return None
@@ -242,10 +248,11 @@ class Resumer:
 
     # ---- what is told --------------------------------------------------------------------
 
-    def _resumed(self, pair: Pair, verdict: Verdict) -> None:
+    def _resumed(self, pair: Pair, verdict: Verdict, waited: float) -> None:
         call, provider = pair.call, pair.provider.uri
         self._trail.resumed(call, provider, verdict.reason)
-        self._metrics.resumed.inc()
+        self._metrics.resumes.labels("resumed").inc()
+        self._metrics.resume_pause.observe(waited)
         log.info(
             "stream resumed",
             stream_id=call.stream_name,
@@ -257,6 +264,7 @@ class Resumer:
     def _end(self, party: Party, code: ErrorCode) -> None:
         """End a half that was not joined with another."""
         party.leg.abandon(code)
+        self._metrics.resumes.labels(code.name.lower()).inc()
         self._metrics.ended.labels(code.name.lower()).inc()
         reason = code.name
         if code is ErrorCode.EXPIRED:

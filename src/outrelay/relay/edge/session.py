@@ -22,6 +22,7 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Connection, Stream
 from outrelay.lib.transport.frames import FrameReader
 from outrelay.relay.choice import Standing
+from outrelay.relay.clock import unix_ms
 from outrelay.relay.edge.outbox import Outbox
 from outrelay.relay.limits import Limits
 
@@ -68,7 +69,7 @@ class Session:
 
     __slots__ = (
         "capabilities", "connection", "features", "frames", "id", "identity", "instance",
-        "outbox", "plain", "services", "serving", "standings", "uri",
+        "outbox", "plain", "services", "serving", "since_ms", "standings", "uri",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,7 @@ class Session:
         limits: Limits,
     ) -> None:
         self.id = secrets.token_hex(8)
+        self.since_ms = unix_ms()
         self.connection = connection
         self.identity: Identity = connection.peer
         self.uri = connection.peer.uri

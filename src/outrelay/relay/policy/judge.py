@@ -13,8 +13,8 @@ Source: control-plane.md, Policy; protocol.md section 4, 3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
 
 from outrelay.lib.observe.metrics import PolicyMetrics
 from outrelay.lib.policy import REGISTER, PolicySet, Rule, Verdict
@@ -134,13 +134,14 @@ class Judge:
             return ANYTHING_GOES
         if not self._knows(call.tenant):
             return NO_POLICY_YET
-        return self._rules.decide_callee(
-            tenant=call.tenant,
-            provider=provider,
-            caller=call.caller,
-            method=call.method,
-            now_ms=self._now_ms(),
-        )
+        with self._looking_up():
+            return self._rules.decide_callee(
+                tenant=call.tenant,
+                provider=provider,
+                caller=call.caller,
+                method=call.method,
+                now_ms=self._now_ms(),
+            )
 
     def judge_live(self, call: Call, provider: str) -> Verdict:
         """Both sides, for a stream between the two that runs already."""
@@ -190,10 +191,18 @@ class Judge:
         return self._knows_all or tenant in self._known
 
     def _decide(self, call: Call) -> Verdict:
-        return self._rules.decide(
-            tenant=call.tenant,
-            caller=call.caller,
-            target=call.service,
-            method=call.method,
-            now_ms=self._now_ms(),
-        )
+        with self._looking_up():
+            return self._rules.decide(
+                tenant=call.tenant,
+                caller=call.caller,
+                target=call.service,
+                method=call.method,
+                now_ms=self._now_ms(),
+            )
+
+    @contextmanager
+    def _looking_up(self) -> Iterator[None]:
+        """Count whether the rules remember the answer."""
+        before = self._rules.hits
+        yield
+        (self._metrics.hits if self._rules.hits > before else self._metrics.misses).inc()

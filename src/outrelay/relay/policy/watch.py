@@ -20,6 +20,7 @@ from outrelay.lib.errors import ControlError, RemoteProtocolError
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.policy import PolicySet, Rule
 from outrelay.relay.controller import ALL_TENANTS, SNAPSHOT, Answers, Kind, Services
+from outrelay.relay.lag import POLICY
 from outrelay.relay.policy.judge import Judge
 
 log = get_logger(__name__)
@@ -35,13 +36,15 @@ class PolicyWatch:
         on_plain: Told that a plain controller lets us in, which may have been restarted.
     """
 
+    kind = POLICY
+
     def __init__(
         self, judge: Judge, tenant: str, kind: Kind, on_plain: Callable[[str], None]
     ) -> None:
         self.name = f"policy of {tenant}" if tenant else "policy"
         self._judge = judge
         self._tenant = tenant
-        self._kind = kind
+        self._controllers_kind = kind
         self._on_plain = on_plain
         self._fresh: PolicySet | None = None
         self._batch: list[Callable[[], None]] = []
@@ -62,14 +65,14 @@ class PolicyWatch:
         """See ``Watch``."""
         if not (extended or self._tenant):
             raise ControlError("UNIMPLEMENTED", "it knows no watch of all tenants")
-        self._kind.show(extended=extended)
+        self._controllers_kind.show(extended=extended)
         if not extended:
             self._on_plain(self._tenant)
 
     def refused(self) -> None:
         """See ``Watch``."""
         if not self._tenant:
-            self._kind.show(extended=False)
+            self._controllers_kind.show(extended=False)
 
     def take(self, event: policy.PolicyEvent) -> None:
         """See ``Watch``."""

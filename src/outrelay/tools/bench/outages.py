@@ -26,7 +26,7 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.values import Address, address_text, parse_address
 from outrelay.tools.bench import crowd
 from outrelay.tools.deployment import TENANT, Deployment
-from outrelay.tools.programs import Program
+from outrelay.tools.programs import OWN_PORT, Program
 
 SERVICE = "load-outages"
 
@@ -135,6 +135,7 @@ class _Relay:
             *("--controller", address_text(self._controller)),
             *_credentials(self.name),
         ]
+        arguments += OWN_PORT
         program = Program("outrelay-relay", arguments, directory=self._directory, name=self.name)
         self._program = program
         for line in ("ready", "policy loaded"):
@@ -172,14 +173,14 @@ def _start(
         stack.callback(relay.end)
     relays[0].start()  # alone, so that both agents are there
     for name, what in work.items():
-        agent = Program(
-            "outrelay-agent", [*where, *_credentials(name), what], directory=directory, name=name
-        )
+        arguments = [*where, *_credentials(name), what, *OWN_PORT]
+        agent = Program("outrelay-agent", arguments, directory=directory, name=name)
         stack.callback(agent.stop)
         agent.wait_for("ready")
     relays[1].start()
     time.sleep(_SETTLE)
-    return relays, parse_address(str(agent.wait_for("listening")["address"]))
+    line = agent.wait_for("listening", fields={"service": SERVICE})
+    return relays, parse_address(str(line["address"]))
 
 
 def _issue(pki: Path, name: str) -> None:

@@ -22,29 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from outrelay.lib.control.v1 import registry_pb2 as outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#outrelay/lib/control/v1/fleet.proto\x12\x13outrelay.control.v1\"\xc2\x01\n\nStreamInfo\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08relay_id\x18\x07 \x01(\t\x12\x16\n\x0eopened_unix_ms\x18\x08 \x01(\x03\x12\x10\n\x08\x62ytes_up\x18\t \x01(\x04\x12\x12\n\nbytes_down\x18\n \x01(\x04\"\x83\x01\n\x0bRelayReport\x12\x10\n\x08relay_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x04\x12\x30\n\x07streams\x18\x03 \x03(\x0b\x32\x1f.outrelay.control.v1.StreamInfo\x12\x0e\n\x06killed\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\x08\"\x9e\x01\n\x0cRelayCommand\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x37\n\x04list\x18\x02 \x01(\x0b\x32\'.outrelay.control.v1.ListStreamsRequestH\x00\x12\x36\n\x04kill\x18\x03 \x01(\x0b\x32&.outrelay.control.v1.KillStreamRequestH\x00\x42\t\n\x07\x63ommand\"3\n\x12ListStreamsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"q\n\x13ListStreamsResponse\x12\x30\n\x07streams\x18\x01 \x03(\x0b\x32\x1f.outrelay.control.v1.StreamInfo\x12\x15\n\rsilent_relays\x18\x02 \x03(\t\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"F\n\x11KillStreamRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x12KillStreamResponse\x12\x0e\n\x06killed\x18\x01 \x01(\r\x12\x15\n\rsilent_relays\x18\x02 \x03(\t2\x9b\x02\n\x05\x46leet\x12Q\n\x06\x41ttach\x12 .outrelay.control.v1.RelayReport\x1a!.outrelay.control.v1.RelayCommand(\x01\x30\x01\x12`\n\x0bListStreams\x12\'.outrelay.control.v1.ListStreamsRequest\x1a(.outrelay.control.v1.ListStreamsResponse\x12]\n\nKillStream\x12&.outrelay.control.v1.KillStreamRequest\x1a\'.outrelay.control.v1.KillStreamResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#outrelay/lib/control/v1/fleet.proto\x12\x13outrelay.control.v1\x1a&outrelay/lib/control/v1/registry.proto\"\xd0\x01\n\nStreamInfo\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08relay_id\x18\x07 \x01(\t\x12\x16\n\x0eopened_unix_ms\x18\x08 \x01(\x03\x12\x10\n\x08\x62ytes_up\x18\t \x01(\x04\x12\x12\n\nbytes_down\x18\n \x01(\x04\x12\x0c\n\x04path\x18\x0b \x01(\t\"\xa0\x02\n\x0bRelayReport\x12\x10\n\x08relay_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x04\x12\x30\n\x07streams\x18\x03 \x03(\x0b\x32\x1f.outrelay.control.v1.StreamInfo\x12\x0e\n\x06killed\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12.\n\x06\x61gents\x18\x06 \x03(\x0b\x32\x1e.outrelay.control.v1.AgentInfo\x12\x30\n\x06status\x18\x07 \x01(\x0b\x32 .outrelay.control.v1.RelayStatus\x12\x39\n\x08\x64raining\x18\x08 \x01(\x0b\x32\'.outrelay.control.v1.DrainRelayResponse\"\xa5\x01\n\x0bRelayStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x02 \x01(\x03\x12%\n\x1d\x63\x65rtificate_not_after_unix_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x61gents\x18\x04 \x01(\r\x12\x0f\n\x07streams\x18\x05 \x01(\r\x12\x10\n\x08\x62ytes_up\x18\x06 \x01(\x04\x12\x12\n\nbytes_down\x18\x07 \x01(\x04\"\x1f\n\rStatusRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"\xc7\x02\n\x0cRelayCommand\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x37\n\x04list\x18\x02 \x01(\x0b\x32\'.outrelay.control.v1.ListStreamsRequestH\x00\x12\x36\n\x04kill\x18\x03 \x01(\x0b\x32&.outrelay.control.v1.KillStreamRequestH\x00\x12\x38\n\x06\x61gents\x18\x04 \x01(\x0b\x32&.outrelay.control.v1.ListAgentsRequestH\x00\x12\x34\n\x06status\x18\x05 \x01(\x0b\x32\".outrelay.control.v1.StatusRequestH\x00\x12\x37\n\x05\x64rain\x18\x06 \x01(\x0b\x32&.outrelay.control.v1.DrainRelayRequestH\x00\x42\t\n\x07\x63ommand\"3\n\x12ListStreamsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"q\n\x13ListStreamsResponse\x12\x30\n\x07streams\x18\x01 \x03(\x0b\x32\x1f.outrelay.control.v1.StreamInfo\x12\x15\n\rsilent_relays\x18\x02 \x03(\t\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"F\n\x11KillStreamRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x12KillStreamResponse\x12\x0e\n\x06killed\x18\x01 \x01(\r\x12\x15\n\rsilent_relays\x18\x02 \x03(\t2\x9b\x02\n\x05\x46leet\x12Q\n\x06\x41ttach\x12 .outrelay.control.v1.RelayReport\x1a!.outrelay.control.v1.RelayCommand(\x01\x30\x01\x12`\n\x0bListStreams\x12\'.outrelay.control.v1.ListStreamsRequest\x1a(.outrelay.control.v1.ListStreamsResponse\x12]\n\nKillStream\x12&.outrelay.control.v1.KillStreamRequest\x1a\'.outrelay.control.v1.KillStreamResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrelay.lib.control.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAMINFO']._serialized_start=61
-  _globals['_STREAMINFO']._serialized_end=255
-  _globals['_RELAYREPORT']._serialized_start=258
-  _globals['_RELAYREPORT']._serialized_end=389
-  _globals['_RELAYCOMMAND']._serialized_start=392
-  _globals['_RELAYCOMMAND']._serialized_end=550
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=552
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=603
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=605
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=718
-  _globals['_KILLSTREAMREQUEST']._serialized_start=720
-  _globals['_KILLSTREAMREQUEST']._serialized_end=790
-  _globals['_KILLSTREAMRESPONSE']._serialized_start=792
-  _globals['_KILLSTREAMRESPONSE']._serialized_end=851
-  _globals['_FLEET']._serialized_start=854
-  _globals['_FLEET']._serialized_end=1137
+  _globals['_STREAMINFO']._serialized_start=101
+  _globals['_STREAMINFO']._serialized_end=309
+  _globals['_RELAYREPORT']._serialized_start=312
+  _globals['_RELAYREPORT']._serialized_end=600
+  _globals['_RELAYSTATUS']._serialized_start=603
+  _globals['_RELAYSTATUS']._serialized_end=768
+  _globals['_STATUSREQUEST']._serialized_start=770
+  _globals['_STATUSREQUEST']._serialized_end=801
+  _globals['_RELAYCOMMAND']._serialized_start=804
+  _globals['_RELAYCOMMAND']._serialized_end=1131
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=1133
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=1184
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=1186
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=1299
+  _globals['_KILLSTREAMREQUEST']._serialized_start=1301
+  _globals['_KILLSTREAMREQUEST']._serialized_end=1371
+  _globals['_KILLSTREAMRESPONSE']._serialized_start=1373
+  _globals['_KILLSTREAMRESPONSE']._serialized_end=1432
+  _globals['_FLEET']._serialized_start=1435
+  _globals['_FLEET']._serialized_end=1718
 # @@protoc_insertion_point(module_scope)

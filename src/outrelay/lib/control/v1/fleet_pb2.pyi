@@ -3,14 +3,16 @@
 isort:skip_file
 Fleet (an extension): what the relays carry right now, and a word with them.
 
-Streams live in the relays only. A relay attaches once and answers the controller's
-commands on the same call; operators ask the controller, which asks every relay attached.
+Streams live in the relays only, and so do connections of agents. A relay attaches once and
+answers the controller's commands on the same call; operators ask the controller, which asks
+every relay attached. A relay does not answer a command that it does not know.
 """
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from outrelay.lib.control.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,6 +38,7 @@ class StreamInfo(_message.Message):
     OPENED_UNIX_MS_FIELD_NUMBER: _builtins.int
     BYTES_UP_FIELD_NUMBER: _builtins.int
     BYTES_DOWN_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """16 hex digits."""
     tenant: _builtins.str
@@ -47,6 +50,8 @@ class StreamInfo(_message.Message):
     opened_unix_ms: _builtins.int
     bytes_up: _builtins.int
     bytes_down: _builtins.int
+    path: _builtins.str
+    """How it passes between the two: "relayed"."""
     def __init__(
         self,
         *,
@@ -60,10 +65,11 @@ class StreamInfo(_message.Message):
         opened_unix_ms: _builtins.int = ...,
         bytes_up: _builtins.int = ...,
         bytes_down: _builtins.int = ...,
+        path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "caller", b"caller", "method", b"method", "opened_unix_ms", b"opened_unix_ms", "provider", b"provider", "relay_id", b"relay_id", "service", b"service", "stream_id", b"stream_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "caller", b"caller", "method", b"method", "opened_unix_ms", b"opened_unix_ms", "path", b"path", "provider", b"provider", "relay_id", b"relay_id", "service", b"service", "stream_id", b"stream_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -78,6 +84,9 @@ class RelayReport(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     KILLED_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     relay_id: _builtins.str
     """Set on the first report only."""
     request_id: _builtins.int
@@ -88,6 +97,14 @@ class RelayReport(_message.Message):
     """False: more reports follow for the same command."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamInfo]: ...
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.AgentInfo]: ...
+    @_builtins.property
+    def status(self) -> Global___RelayStatus: ...
+    @_builtins.property
+    def draining(self) -> _registry_pb2.DrainRelayResponse:
+        """Only in the answer to DrainRelay."""
+
     def __init__(
         self,
         *,
@@ -96,14 +113,78 @@ class RelayReport(_message.Message):
         streams: _abc.Iterable[Global___StreamInfo] | None = ...,
         killed: _builtins.int = ...,
         last: _builtins.bool = ...,
+        agents: _abc.Iterable[_registry_pb2.AgentInfo] | None = ...,
+        status: Global___RelayStatus | None = ...,
+        draining: _registry_pb2.DrainRelayResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["killed", b"killed", "last", b"last", "relay_id", b"relay_id", "request_id", b"request_id", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "draining", b"draining", "killed", b"killed", "last", b"last", "relay_id", b"relay_id", "request_id", b"request_id", "status", b"status", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelayReport: _TypeAlias = RelayReport  # noqa: Y015
+
+@_typing.final
+class RelayStatus(_message.Message):
+    """What a relay says of itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    STARTED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_UNIX_MS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    BYTES_UP_FIELD_NUMBER: _builtins.int
+    BYTES_DOWN_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    started_unix_ms: _builtins.int
+    certificate_not_after_unix_ms: _builtins.int
+    agents: _builtins.int
+    """Of the tenant that was asked for, or of all."""
+    streams: _builtins.int
+    bytes_up: _builtins.int
+    """Since it started; 0 where a tenant was asked for."""
+    bytes_down: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        started_unix_ms: _builtins.int = ...,
+        certificate_not_after_unix_ms: _builtins.int = ...,
+        agents: _builtins.int = ...,
+        streams: _builtins.int = ...,
+        bytes_up: _builtins.int = ...,
+        bytes_down: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "certificate_not_after_unix_ms", b"certificate_not_after_unix_ms", "started_unix_ms", b"started_unix_ms", "streams", b"streams", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayStatus: _TypeAlias = RelayStatus  # noqa: Y015
+
+@_typing.final
+class StatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose agents and streams are counted; empty: everybody's."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
 
 @_typing.final
 class RelayCommand(_message.Message):
@@ -112,23 +193,35 @@ class RelayCommand(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     KILL_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     @_builtins.property
     def list(self) -> Global___ListStreamsRequest: ...
     @_builtins.property
     def kill(self) -> Global___KillStreamRequest: ...
+    @_builtins.property
+    def agents(self) -> _registry_pb2.ListAgentsRequest: ...
+    @_builtins.property
+    def status(self) -> Global___StatusRequest: ...
+    @_builtins.property
+    def drain(self) -> _registry_pb2.DrainRelayRequest: ...
     def __init__(
         self,
         *,
         request_id: _builtins.int = ...,
         list: Global___ListStreamsRequest | None = ...,
         kill: Global___KillStreamRequest | None = ...,
+        agents: _registry_pb2.ListAgentsRequest | None = ...,
+        status: Global___StatusRequest | None = ...,
+        drain: _registry_pb2.DrainRelayRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "kill", b"kill", "list", b"list"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "command", b"command", "drain", b"drain", "kill", b"kill", "list", b"list", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "kill", b"kill", "list", b"list", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "command", b"command", "drain", b"drain", "kill", b"kill", "list", b"list", "request_id", b"request_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["list", "kill"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["list", "kill", "agents", "status", "drain"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 

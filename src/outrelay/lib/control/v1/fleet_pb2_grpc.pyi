@@ -3,8 +3,9 @@
 isort:skip_file
 Fleet (an extension): what the relays carry right now, and a word with them.
 
-Streams live in the relays only. A relay attaches once and answers the controller's
-commands on the same call; operators ask the controller, which asks every relay attached.
+Streams live in the relays only, and so do connections of agents. A relay attaches once and
+answers the controller's commands on the same call; operators ask the controller, which asks
+every relay attached. A relay does not answer a command that it does not know.
 """
 
 from collections import abc as _abc

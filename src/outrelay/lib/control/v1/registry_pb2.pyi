@@ -42,6 +42,29 @@ EVENT_KIND_DEREGISTER: EventKind.ValueType  # 2
 EVENT_KIND_SNAPSHOT_END: EventKind.ValueType  # 100
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
+class _ServiceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServiceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVICE_STATE_UNSPECIFIED: _ServiceState.ValueType  # 0
+    SERVICE_STATE_LIVE: _ServiceState.ValueType  # 1
+    SERVICE_STATE_DRAINING: _ServiceState.ValueType  # 2
+    """Its relay is draining; the agent will go elsewhere."""
+    SERVICE_STATE_DEAD: _ServiceState.ValueType  # 3
+    """Its relay is dead; nobody is sent there."""
+
+class ServiceState(_ServiceState, metaclass=_ServiceStateEnumTypeWrapper): ...
+
+SERVICE_STATE_UNSPECIFIED: ServiceState.ValueType  # 0
+SERVICE_STATE_LIVE: ServiceState.ValueType  # 1
+SERVICE_STATE_DRAINING: ServiceState.ValueType  # 2
+"""Its relay is draining; the agent will go elsewhere."""
+SERVICE_STATE_DEAD: ServiceState.ValueType  # 3
+"""Its relay is dead; nobody is sent there."""
+Global___ServiceState: _TypeAlias = ServiceState  # noqa: Y015
+
 @_typing.final
 class RegisterServiceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -386,3 +409,394 @@ class UpsertRelayResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpsertRelayResponse: _TypeAlias = UpsertRelayResponse  # noqa: Y015
+
+@_typing.final
+class ListRelaysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty: all, where the caller may see all."""
+    limit: _builtins.int
+    """At most so many; 0: 1000."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRelaysRequest: _TypeAlias = ListRelaysRequest  # noqa: Y015
+
+@_typing.final
+class ListRelaysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELAYS_FIELD_NUMBER: _builtins.int
+    SILENT_RELAYS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """Whether there are more than the limit."""
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayInfo]:
+        """By id."""
+
+    @_builtins.property
+    def silent_relays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Relays that are attached and did not answer in time."""
+
+    def __init__(
+        self,
+        *,
+        relays: _abc.Iterable[Global___RelayInfo] | None = ...,
+        silent_relays: _abc.Iterable[_builtins.str] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relays", b"relays", "silent_relays", b"silent_relays", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRelaysResponse: _TypeAlias = ListRelaysResponse  # noqa: Y015
+
+@_typing.final
+class RelayInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    TCP_ENDPOINT_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    ATTACHED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STARTED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_UNIX_MS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    BYTES_UP_FIELD_NUMBER: _builtins.int
+    BYTES_DOWN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    region: _builtins.str
+    endpoint: _builtins.str
+    tcp_endpoint: _builtins.str
+    """Empty: it does not listen on TCP."""
+    holder: _builtins.str
+    """URI of the certificate that holds the id; empty: it called without one."""
+    alive: _builtins.bool
+    """Whether it gives signs of life, as far as it ever repeated itself."""
+    draining: _builtins.bool
+    attached_unix_ms: _builtins.int
+    """Since when it is attached to this controller; 0: it is not, and what follows is unknown."""
+    version: _builtins.str
+    started_unix_ms: _builtins.int
+    certificate_not_after_unix_ms: _builtins.int
+    agents: _builtins.int
+    """Connections of agents, and streams: of the tenant that was asked for, or of all."""
+    streams: _builtins.int
+    bytes_up: _builtins.int
+    """Bytes of payload since it started; 0 where a tenant was asked for."""
+    bytes_down: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        region: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        tcp_endpoint: _builtins.str = ...,
+        holder: _builtins.str = ...,
+        alive: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        attached_unix_ms: _builtins.int = ...,
+        version: _builtins.str = ...,
+        started_unix_ms: _builtins.int = ...,
+        certificate_not_after_unix_ms: _builtins.int = ...,
+        agents: _builtins.int = ...,
+        streams: _builtins.int = ...,
+        bytes_up: _builtins.int = ...,
+        bytes_down: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "alive", b"alive", "attached_unix_ms", b"attached_unix_ms", "bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "certificate_not_after_unix_ms", b"certificate_not_after_unix_ms", "draining", b"draining", "endpoint", b"endpoint", "holder", b"holder", "id", b"id", "region", b"region", "started_unix_ms", b"started_unix_ms", "streams", b"streams", "tcp_endpoint", b"tcp_endpoint", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayInfo: _TypeAlias = RelayInfo  # noqa: Y015
+
+@_typing.final
+class ListAgentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty: all, where the caller may see all."""
+    limit: _builtins.int
+    """At most so many connections, any of them; 0: 1000. As with Fleet.ListStreams each relay
+    is asked for one more.
+    """
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
+
+@_typing.final
+class ListAgentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    SILENT_RELAYS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentInfo]:
+        """By agent, the newest connection of each first."""
+
+    @_builtins.property
+    def silent_relays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        agents: _abc.Iterable[Global___AgentInfo] | None = ...,
+        silent_relays: _abc.Iterable[_builtins.str] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "silent_relays", b"silent_relays", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
+
+@_typing.final
+class AgentInfo(_message.Message):
+    """One connection of an agent to a relay. Several processes that share a certificate are one
+    agent with several connections.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_URI_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    RELAY_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    SERVICES_COUNT_FIELD_NUMBER: _builtins.int
+    CONSUMING_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_UNIX_MS_FIELD_NUMBER: _builtins.int
+    agent_uri: _builtins.str
+    tenant: _builtins.str
+    relay_id: _builtins.str
+    session_id: _builtins.str
+    """What the relay calls the connection; in its log, too."""
+    address: _builtins.str
+    """Where the relay sees it."""
+    carrier: _builtins.str
+    since_unix_ms: _builtins.int
+    services_count: _builtins.int
+    consuming: _builtins.int
+    """Streams that it has opened, and streams that it serves."""
+    serving: _builtins.int
+    certificate_not_after_unix_ms: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of its HELLO those that the relay has, too; none: another implementation's agent."""
+
+    @_builtins.property
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 16 of those it offers here."""
+
+    def __init__(
+        self,
+        *,
+        agent_uri: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        relay_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        since_unix_ms: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        services: _abc.Iterable[_builtins.str] | None = ...,
+        services_count: _builtins.int = ...,
+        consuming: _builtins.int = ...,
+        serving: _builtins.int = ...,
+        certificate_not_after_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_uri", b"agent_uri", "carrier", b"carrier", "certificate_not_after_unix_ms", b"certificate_not_after_unix_ms", "consuming", b"consuming", "features", b"features", "relay_id", b"relay_id", "services", b"services", "services_count", b"services_count", "serving", b"serving", "session_id", b"session_id", "since_unix_ms", b"since_unix_ms", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentInfo: _TypeAlias = AgentInfo  # noqa: Y015
+
+@_typing.final
+class ListServicesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty: all, where the caller may see all."""
+    limit: _builtins.int
+    """At most so many; 0: 1000."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServicesRequest: _TypeAlias = ListServicesRequest  # noqa: Y015
+
+@_typing.final
+class ListServicesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceInfo]:
+        """By tenant, name and agent."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___ServiceInfo] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["services", b"services", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServicesResponse: _TypeAlias = ListServicesResponse  # noqa: Y015
+
+@_typing.final
+class ServiceInfo(_message.Message):
+    """One agent that offers a service: the registry's row, whatever its relay does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    AGENT_URI_FIELD_NUMBER: _builtins.int
+    RELAY_ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    LOCAL_ADDR_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    UPDATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    service: _builtins.str
+    agent_uri: _builtins.str
+    relay_id: _builtins.str
+    region: _builtins.str
+    local_addr: _builtins.str
+    """Where the agent has it; informational."""
+    weight: _builtins.int
+    priority: _builtins.int
+    updated_unix_ms: _builtins.int
+    """When it was registered last."""
+    state: Global___ServiceState.ValueType
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        service: _builtins.str = ...,
+        agent_uri: _builtins.str = ...,
+        relay_id: _builtins.str = ...,
+        region: _builtins.str = ...,
+        local_addr: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        updated_unix_ms: _builtins.int = ...,
+        state: Global___ServiceState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_uri", b"agent_uri", "local_addr", b"local_addr", "priority", b"priority", "region", b"region", "relay_id", b"relay_id", "service", b"service", "state", b"state", "tenant", b"tenant", "updated_unix_ms", b"updated_unix_ms", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceInfo: _TypeAlias = ServiceInfo  # noqa: Y015
+
+@_typing.final
+class DrainRelayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELAY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    relay_id: _builtins.str
+    reason: _builtins.str
+    """For the relay's log: why."""
+    def __init__(
+        self,
+        *,
+        relay_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "relay_id", b"relay_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRelayRequest: _TypeAlias = DrainRelayRequest  # noqa: Y015
+
+@_typing.final
+class DrainRelayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMS_FIELD_NUMBER: _builtins.int
+    DRAIN_MS_FIELD_NUMBER: _builtins.int
+    streams: _builtins.int
+    """What it carried when it began, and how long that may go on."""
+    drain_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        streams: _builtins.int = ...,
+        drain_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_ms", b"drain_ms", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRelayResponse: _TypeAlias = DrainRelayResponse  # noqa: Y015

@@ -64,6 +64,26 @@ class RegistryStub:
                 request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceRequest.SerializeToString,
                 response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceResponse.FromString,
                 _registered_method=True)
+        self.ListRelays = channel.unary_unary(
+                '/outrelay.control.v1.Registry/ListRelays',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysResponse.FromString,
+                _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/outrelay.control.v1.Registry/ListAgents',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
+        self.ListServices = channel.unary_unary(
+                '/outrelay.control.v1.Registry/ListServices',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesResponse.FromString,
+                _registered_method=True)
+        self.DrainRelay = channel.unary_unary(
+                '/outrelay.control.v1.Registry/DrainRelay',
+                request_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayRequest.SerializeToString,
+                response_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -108,6 +128,34 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRelays(self, request, context):
+        """Extensions, for operators: who is where. With a tenant they tell of what is that tenant's,
+        and of the relays where it has something; without one of everything, to who may see all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgents(self, request, context):
+        """The relays that are attached are asked (see Fleet.Attach), each has 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServices(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainRelay(self, request, context):
+        """Extension, for who may touch every tenant: the relay drains as at SIGTERM, and exits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +188,26 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.DeregisterService,
                     request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceRequest.FromString,
                     response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceResponse.SerializeToString,
+            ),
+            'ListRelays': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRelays,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysResponse.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'ListServices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServices,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesResponse.SerializeToString,
+            ),
+            'DrainRelay': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainRelay,
+                    request_deserializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayRequest.FromString,
+                    response_serializer=outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +372,114 @@ class Registry:
             '/outrelay.control.v1.Registry/DeregisterService',
             outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceRequest.SerializeToString,
             outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DeregisterServiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRelays(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Registry/ListRelays',
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListRelaysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Registry/ListAgents',
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Registry/ListServices',
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.ListServicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainRelay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrelay.control.v1.Registry/DrainRelay',
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayRequest.SerializeToString,
+            outrelay_dot_lib_dot_control_dot_v1_dot_registry__pb2.DrainRelayResponse.FromString,
             options,
             channel_credentials,
             insecure,

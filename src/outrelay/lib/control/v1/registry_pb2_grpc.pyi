@@ -45,6 +45,15 @@ class RegistryStub:
     UpsertRelay: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpsertRelayRequest, _registry_pb2.UpsertRelayResponse]
     DeregisterService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterServiceRequest, _registry_pb2.DeregisterServiceResponse]
     """Extension: one service of one agent, where DeregisterAgent removes them all."""
+    ListRelays: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRelaysRequest, _registry_pb2.ListRelaysResponse]
+    """Extensions, for operators: who is where. With a tenant they tell of what is that tenant's,
+    and of the relays where it has something; without one of everything, to who may see all.
+    """
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAgentsRequest, _registry_pb2.ListAgentsResponse]
+    """The relays that are attached are asked (see Fleet.Attach), each has 2 s."""
+    ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
+    DrainRelay: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DrainRelayRequest, _registry_pb2.DrainRelayResponse]
+    """Extension, for who may touch every tenant: the relay drains as at SIGTERM, and exits."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -59,6 +68,15 @@ class RegistryAsyncStub(RegistryStub):
     UpsertRelay: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpsertRelayRequest, _registry_pb2.UpsertRelayResponse]  # type: ignore[assignment]
     DeregisterService: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterServiceRequest, _registry_pb2.DeregisterServiceResponse]  # type: ignore[assignment]
     """Extension: one service of one agent, where DeregisterAgent removes them all."""
+    ListRelays: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRelaysRequest, _registry_pb2.ListRelaysResponse]  # type: ignore[assignment]
+    """Extensions, for operators: who is where. With a tenant they tell of what is that tenant's,
+    and of the relays where it has something; without one of everything, to who may see all.
+    """
+    ListAgents: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAgentsRequest, _registry_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """The relays that are attached are asked (see Fleet.Attach), each has 2 s."""
+    ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
+    DrainRelay: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainRelayRequest, _registry_pb2.DrainRelayResponse]  # type: ignore[assignment]
+    """Extension, for who may touch every tenant: the relay drains as at SIGTERM, and exits."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -106,5 +124,38 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DeregisterServiceResponse, _abc.Awaitable[_registry_pb2.DeregisterServiceResponse]]:
         """Extension: one service of one agent, where DeregisterAgent removes them all."""
+
+    @_abc_1.abstractmethod
+    def ListRelays(
+        self,
+        request: _registry_pb2.ListRelaysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListRelaysResponse, _abc.Awaitable[_registry_pb2.ListRelaysResponse]]:
+        """Extensions, for operators: who is where. With a tenant they tell of what is that tenant's,
+        and of the relays where it has something; without one of everything, to who may see all.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAgents(
+        self,
+        request: _registry_pb2.ListAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListAgentsResponse, _abc.Awaitable[_registry_pb2.ListAgentsResponse]]:
+        """The relays that are attached are asked (see Fleet.Attach), each has 2 s."""
+
+    @_abc_1.abstractmethod
+    def ListServices(
+        self,
+        request: _registry_pb2.ListServicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListServicesResponse, _abc.Awaitable[_registry_pb2.ListServicesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DrainRelay(
+        self,
+        request: _registry_pb2.DrainRelayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DrainRelayResponse, _abc.Awaitable[_registry_pb2.DrainRelayResponse]]:
+        """Extension, for who may touch every tenant: the relay drains as at SIGTERM, and exits."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

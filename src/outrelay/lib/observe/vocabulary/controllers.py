@@ -11,6 +11,8 @@ CONTROLLERS: Final = (
     Event("relay attached", "controller", "info", "relay",
           "A relay takes commands: it answers `fleet streams` and `stream kill`."),
     Event("relay detached", "controller", "info", "relay", "A relay no longer takes commands."),
+    Event("relay drains", "controller", "info", "relay by reason",
+          "An operator has sent a relay's agents elsewhere: `fleet drain`."),
     Event("relays died", "controller", "warning", "relays",
           "Their heartbeats have not come; what is registered at them is not offered."),
     Event("relays returned", "controller", "warning", "relays", "Their heartbeats come again."),

@@ -8,6 +8,8 @@ from outrelay.lib.observe.vocabulary.event import Event
 
 # fmt: off
 RELAYS: Final = (
+    Event("told to drain", "relay", "info", "by streams",
+          "An operator sends its agents elsewhere: `fleet drain`."),
     Event("agent connected", "relay", "info", "agent session address carrier",
           "An agent has said HELLO and is served."),
     Event("agent gone", "relay", "info", "agent session reason",

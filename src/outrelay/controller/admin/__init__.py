@@ -1,0 +1,1 @@
+"""The controller's own process, for who may touch every tenant."""
