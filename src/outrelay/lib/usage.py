@@ -46,7 +46,8 @@ class OneLine(click.Command):
     def _one_line(self, error: click.UsageError) -> click.ClickException:
         if isinstance(error, NoArgsIsHelpError):
             return error
-        return _UsageFault(self.name or "", line_of(error))
+        program = error.ctx.find_root().command if error.ctx else self
+        return _UsageFault(program.name or "", line_of(error))
 
 
 class _UsageFault(click.ClickException):
