@@ -46,8 +46,8 @@ class OneLine(click.Command):
     def _one_line(self, error: click.UsageError) -> click.ClickException:
         if isinstance(error, NoArgsIsHelpError):
             return error
-        program = error.ctx.find_root().command if error.ctx else self
-        return _UsageFault(program.name or "", line_of(error))
+        program = error.ctx.command_path.split()[0] if error.ctx else self.name or ""
+        return _UsageFault(program, line_of(error))
 
 
 class _UsageFault(click.ClickException):
