@@ -160,6 +160,15 @@ proto: $(STAMP) ## generate the protobuf code from api/
 	  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
 	@rm -f $(OUT)/outrelay/lib/orp/v1/orp_pb2_grpc.py*
 
+# It fails on a broken link or anchor and on a page that the navigation in mkdocs.yml lacks.
+.PHONY: docs
+docs: $(STAMP) ## build the documentation into site/, to be read in a browser
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.PHONY: man
+man: $(STAMP) ## write man pages of all commands into build/man
+	@$(BIN)/python -m outrelay.tools.man
+
 .PHONY: docs-reference
 docs-reference: $(STAMP) ## generate docs/reference from the code
 	@$(BIN)/python -m outrelay.tools.reference
@@ -193,7 +202,7 @@ native-where-possible: $(STAMP)
 
 .PHONY: clean
 clean: ## remove the virtualenv, caches and what was built
-	rm -rf $(VENV) build dist src/*.egg-info .coverage .coverage.* bench-out
+	rm -rf $(VENV) build dist site src/*.egg-info .coverage .coverage.* bench-out
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

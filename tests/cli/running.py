@@ -23,11 +23,11 @@ class Cli:
     directory: Path
     environment: dict[str, str]
 
-    async def run(self, *arguments: str | Path) -> Result:
+    async def run(self, *arguments: str | Path, stdin: str | None = None) -> Result:
         """Run a command; its result, whatever it is."""
         call: Callable[..., Result] = CliRunner().invoke
         texts = [str(argument) for argument in arguments]
-        return await asyncio.to_thread(call, main, texts, env=self.environment)
+        return await asyncio.to_thread(call, main, texts, env=self.environment, input=stdin)
 
     async def ok(self, *arguments: str | Path) -> str:
         """Run a command that succeeds; what it prints."""

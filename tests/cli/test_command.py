@@ -98,9 +98,8 @@ class TestWhatGoesWrong:
         assert "needs a certificate of the role operator" in line
 
     async def test_a_command_line_nobody_understands(self, cli: Cli) -> None:
-        result = await cli.run("policy", "add", "--decision", "maybe")
-        assert result.exit_code == 2
-        assert "Usage: outrelay-cli policy add" in result.stderr
+        line = await cli.fails(2, "policy", "add", "--caller", "x")
+        assert line == ("outrelay-cli: --target: is missing; see: outrelay-cli policy add --help")
 
 
 @pytest.mark.parametrize(

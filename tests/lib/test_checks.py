@@ -46,7 +46,8 @@ def test_an_address_in_use_is_a_fault_that_names_flag_and_address(udp: bool) -> 
             try_bind("--listen", (host, port), udp=udp)
 
     expected = f"--listen: cannot listen on 127.0.0.1:{port}: Address already in use"
-    assert str(fault.value) == expected
+    fix = "stop what uses the address, or choose another one"
+    assert str(fault.value) == f"{expected}; {fix}"
 
 
 def test_a_host_that_is_not_here() -> None:

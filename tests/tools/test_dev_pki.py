@@ -179,7 +179,7 @@ def test_nothing_is_overwritten(out: Path, name: str) -> None:
 
     assert result.exit_code == 1
     assert result.output == (
-        f"Error: {out}: holds {name} already; "
+        f"dev-pki: {out}: holds {name} already; "
         "choose another --out, or replace the whole set with --force\n"
     )
     assert [path.name for path in out.iterdir()] == [name]
@@ -226,7 +226,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     result = dev_pki("--out", folder)
 
     assert result.exit_code == 1
-    assert result.output == f"Error: {folder}: cannot be written: Not a directory\n"
+    assert (
+        result.output == f"dev-pki: {folder}: cannot be written: Not a directory; check the path\n"
+    )
 
 
 # ---- the command line ----------------------------------------------------------------------
@@ -237,7 +239,7 @@ def test_names_must_be_names(out: Path, flag: str) -> None:
     result = dev_pki("--out", out, flag, "Not/A/Name")
 
     assert result.exit_code == 2
-    assert f"Invalid value for '{flag}': 'Not/A/Name' is not a name" in result.output
+    assert f"dev-pki: {flag}: 'Not/A/Name' is not a name" in result.output
     assert not out.exists()
 
 

@@ -26,6 +26,7 @@ from outrelay.lib.insight import Insight
 from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
+    COUNT,
     DURATION,
     FOLDER,
     SIZE,
@@ -144,7 +145,7 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
 )
 @flag(
     "--max-streams",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=10_000,
     help="Streams at a time, opened and served together.",
 )

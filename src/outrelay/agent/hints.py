@@ -43,7 +43,7 @@ def for_open(code: int, *, caller: Identity, consume: Consume) -> str:
     """What to do when a stream for ``consume`` was refused; empty for an unknown code."""
     if code == RejectCode.DENIED:
         return _policy(caller, consume.service, consume.method)
-    return _hint(code)
+    return hint(code)
 
 
 def for_registration(code: int, *, agent: Identity, service: str) -> str:
@@ -52,7 +52,7 @@ def for_registration(code: int, *, agent: Identity, service: str) -> str:
         return _policy(agent, service, REGISTER)
     if code == RejectCode.LIMIT:
         return "this agent exposes more services than the relay takes; split them over agents"
-    return _hint(code)
+    return hint(code)
 
 
 def _policy(caller: Identity, service: str, method: str) -> str:
@@ -61,8 +61,9 @@ def _policy(caller: Identity, service: str, method: str) -> str:
     return f"if it should be allowed: {shlex.join([*words, '--decision', 'allow'])}"
 
 
-def _hint(code: int) -> str:
+def hint(code: int) -> str:
+    """What to do about a code whatever was asked for; empty where that depends, or is unknown."""
     try:
         return _HINTS[RejectCode(code)]
-    except ValueError:
+    except (ValueError, KeyError):
         return ""

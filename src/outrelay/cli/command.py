@@ -22,6 +22,7 @@ from outrelay.cli.watch.command import watch
 from outrelay.lib.errors import ConfigError, ControlError, OutRelayError
 from outrelay.lib.options import context_settings
 from outrelay.lib.service import EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE
+from outrelay.lib.usage import OneLine
 
 EXIT_NOT_FOUND = 3
 EXIT_REFUSED = 4
@@ -37,7 +38,7 @@ _EXITS = {
 }
 
 
-class Program(click.Group):
+class Program(OneLine, click.Group):
     """The root of the commands, where their errors arrive."""
 
     def invoke(self, ctx: click.Context) -> object:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -91,7 +92,8 @@ def load(path: Path) -> Profiles:
     except FileNotFoundError:
         return Profiles(settings={})
     except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
+        fault = f"cannot be read: {error.strerror}"
+        raise ConfigError(str(path), fault, advice.on_file(error)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"is not TOML: {error}") from error
     current, tables = document.get("current", ""), document.get("profiles", {})
@@ -118,7 +120,8 @@ def save(path: Path, profiles: Profiles) -> None:
             file.write("\n".join(lines).lstrip() + "\n")  # the file is made with mode 0600
         Path(file.name).replace(path)
     except OSError as error:
-        raise ConfigError(str(path), f"cannot be written: {error.strerror}") from error
+        fault = f"cannot be written: {error.strerror}"
+        raise ConfigError(str(path), fault, advice.on_file(error)) from error
 
 
 def _lines(settings: Settings) -> list[str]:

@@ -127,7 +127,7 @@ def _refusal_of(error: Exception, method: str) -> tuple[str, str]:
         return "INVALID_ARGUMENT", "the request cannot be decoded"
     if isinstance(error, StoreError):
         log.warning("database failed", method=method, error=str(error))
-        return "UNAVAILABLE", f"the controller's database failed: {error.fault}"
+        return "UNAVAILABLE", f"the controller's database failed: {error.reason}"
     log.error("call failed", method=method, exc_info=error)
     return "INTERNAL", "the controller failed at this call; its log says why"
 

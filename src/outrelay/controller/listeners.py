@@ -27,6 +27,7 @@ from outrelay.controller.admin_socket import (
     private_files,
 )
 from outrelay.controller.authz import PACKAGE, CallerOf
+from outrelay.lib.checks import try_bind
 from outrelay.lib.control.channel import MAX_MESSAGE
 from outrelay.lib.control.v1.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditServicer, add_AuditServicer_to_server
@@ -112,7 +113,7 @@ class Listeners:
             require_client_auth=True,
         )
         server = self._server(caller_of)
-        with _binding("--listen", address_text(address)):
+        with _binding("--listen", address):
             port = server.add_secure_port(address_text(address), secure)
         await server.start()
         return address[0], port
@@ -120,7 +121,7 @@ class Listeners:
     async def serve_plaintext(self, address: Address, caller_of: CallerOf) -> Address:
         """Serve whoever can connect; the address, with the port the system chose."""
         server = self._server(caller_of)
-        with _binding("--listen-plaintext", address_text(address)):
+        with _binding("--listen-plaintext", address):
             port = server.add_insecure_port(address_text(address))
         await server.start()
         return address[0], port
@@ -176,10 +177,13 @@ async def open_listeners(
 
 
 @contextmanager
-def _binding(flag: str, where: str) -> Iterator[None]:
+def _binding(flag: str, where: Address | str) -> Iterator[None]:
     """Say which flag is at fault when gRPC, which does not say why, cannot listen."""
     try:
         yield
     except RuntimeError as error:
-        fault = f"cannot listen on {where}; the address is in use or is not this machine's"
-        raise ConfigError(flag, fault) from error
+        if isinstance(where, tuple):
+            try_bind(flag, where, udp=False)  # says why
+            where = address_text(where)
+        fault = f"cannot listen on {where}"
+        raise ConfigError(flag, fault, "the address is in use or is not this machine's") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from outrelay.controller.admin_socket import clear_socket
 from outrelay.controller.store import IN_MEMORY
+from outrelay.lib import advice
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.control.channel import CONTROLLER_NAME
 from outrelay.lib.errors import ConfigError, IdentityError
@@ -110,9 +111,14 @@ def check_database(path: str) -> None:
     if "://" in path:
         raise ConfigError("--db", f"{path.partition(':')[0]} is not supported", "give a file")
     file = Path(path)
-    if file.is_dir():
+    try:
+        is_folder, has_folder = file.is_dir(), file.absolute().parent.is_dir()
+    except OSError as error:
+        fault = f"{path} cannot be looked at: {error.strerror}"
+        raise ConfigError("--db", fault, advice.on_file(error)) from error
+    if is_folder:
         raise ConfigError("--db", f"{path} is a directory", "give a file in it")
-    if not file.absolute().parent.is_dir():
+    if not has_folder:
         raise ConfigError("--db", f"{path} is in a directory that does not exist", "make it first")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.values import Address, address_text
 
@@ -41,4 +42,4 @@ def try_bind(flag: str, address: Address, *, udp: bool) -> None:
             probe.bind(target)
     except OSError as error:
         fault = f"cannot listen on {address_text(address)}: {error.strerror}"
-        raise ConfigError(flag, fault) from error
+        raise ConfigError(flag, fault, advice.on_address(error)) from error

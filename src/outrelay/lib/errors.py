@@ -29,16 +29,27 @@ class ErrorCode(IntEnum):
     """Codes of streams and connections that end. Source: protocol.md section 1."""
 
     NONE = 0
+    """Ended as it should."""
     CANCELLED = 1
+    """The application aborted, or stopped reading."""
     LEG_LOST = 2
+    """The other agent's connection is gone; the stream can be resumed."""
     DENIED = 3
+    """Policy denies it, or an operator ended it."""
     DRAIN = 4
+    """Whoever sent it is stopping."""
     REPLACED = 5
+    """A newer connection of the same agent took its place; do not dial again."""
     PROTOCOL = 6
+    """The peer broke a rule of the protocol."""
     LIMIT = 7
+    """A bound was reached."""
     INTERNAL = 8
+    """The sender failed; its log says why."""
     EXPIRED = 9
+    """Not resumed in time."""
     NOT_RESUMABLE = 10
+    """It cannot be resumed: one side cannot, or lacks the bytes."""
 
     @classmethod
     def of(cls, code: int) -> ErrorCode:
@@ -53,25 +64,40 @@ class RejectCode(IntEnum):
     """Why a stream or a registration was refused. Source: protocol.md section 3."""
 
     MALFORMED = 400
+    """The request was not understood."""
     DENIED = 403
+    """No rule allows it, or one denies it."""
     NOT_FOUND = 404
+    """No connected agent of the tenant exposes a service of that name."""
     ID_IN_USE = 409
+    """The stream's id is taken."""
     LIMIT = 429
+    """A bound of the agent or of its tenant was reached."""
     UNREACHABLE = 502
+    """The provider's backend refused the connection, or no relay is connected."""
     REJECTED = 503
+    """The provider takes no streams now."""
     TIMEOUT = 504
+    """The provider or its backend did not answer in time."""
 
 
 class Why(StrEnum):
     """Why a stream did not outlive its connection, in the words that logs have."""
 
     WINDOW = "window over"
+    """No relay, or not the other agent, came back within `--resume-deadline`."""
     PEER = "peer without resume/2"
+    """The other agent cannot resume streams."""
     RELAY = "relay without resume/2"
+    """The relay cannot."""
     POLICY = "policy denies"
+    """The rules changed meanwhile."""
     REFUSED = "relay refuses"
+    """The half that an agent offered was malformed, or the id belongs to others."""
     STOPPED = "agent stopped"
+    """One of the agents was stopped, and `--drain` was over."""
     GONE = "bytes gone"
+    """The other side lacks bytes that are not kept any more."""
 
 
 class OutRelayError(Exception):
@@ -249,12 +275,24 @@ class ControlError(OutRelayError):
 
 
 class StoreError(OutRelayError):
-    """The controller's database cannot be used."""
+    """The controller's database cannot be used.
 
-    def __init__(self, subject: str, fault: str) -> None:
-        super().__init__(subject, fault)
+    Args:
+        subject: The file.
+        fault: What is wrong with it.
+        fix: What to do about it; may be empty.
+    """
+
+    def __init__(self, subject: str, fault: str, fix: str = "") -> None:
+        super().__init__(subject, fault, fix)
         self.subject = subject
         self.fault = fault
+        self.fix = fix
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to do, without the file."""
+        return f"{self.fault}; {self.fix}" if self.fix else self.fault
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.fault}"
+        return f"{self.subject}: {self.reason}"

@@ -35,9 +35,11 @@ import click
 from click.core import ParameterSource
 
 from outrelay import __version__
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe import logs
 from outrelay.lib.service import EXIT_CONFIG, act, print_fault, serve
+from outrelay.lib.usage import OneLine
 from outrelay.lib.values import (
     Address,
     address_text,
@@ -49,6 +51,7 @@ from outrelay.lib.values import (
 
 __all__ = [
     "ADDRESS",
+    "COUNT",
     "DURATION",
     "FILE",
     "FOLDER",
@@ -110,6 +113,13 @@ DURATION = ParsedType("duration", parse_duration)
 SIZE = ParsedType("size", parse_size)
 ADDRESS = ParsedType("host:port", parse_address)
 OPTIONAL_ADDRESS = ParsedType("host:port", parse_optional_address)
+
+
+class _Count(click.IntRange):
+    name = "number"  # click's is "integer range", in help and in messages
+
+
+COUNT = _Count(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -329,6 +339,10 @@ def _report_faults(component: str, faults: list[str]) -> NoReturn:
 # ---- the configuration file ----------------------------------------------------------------
 
 _CONFIG_PATH = f"{__name__}.config"
+_TYPES: tuple[tuple[type, type], ...] = (
+    (click.types.BoolParamType, bool),
+    (click.types.IntParamType, int),
+)
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string"}
 
 
@@ -366,13 +380,14 @@ def _load(path: Path) -> Mapping[str, object]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
+        fault = f"cannot be read: {error.strerror}"
+        raise ConfigError(str(path), fault, advice.on_file(error)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"is not TOML: {error}") from error
 
 
 def _check_kind(subject: str, param: click.Parameter, value: object) -> None:
-    kind: type = {"boolean": bool, "integer": int}.get(param.type.name, str)
+    kind = next((kind for click_type, kind in _TYPES if isinstance(param.type, click_type)), str)
     elements = value if param.multiple and isinstance(value, list) else [value]
     if any(type(each) is not kind for each in elements):
         lists = " or an array of them" if param.multiple else ""
@@ -382,7 +397,7 @@ def _check_kind(subject: str, param: click.Parameter, value: object) -> None:
 # ---- faults --------------------------------------------------------------------------------
 
 
-class ServiceCommand(click.Command):
+class ServiceCommand(OneLine):
     """A command that ends with 78 and one line when its configuration is at fault."""
 
     others: Mapping[str, click.Command] = {}

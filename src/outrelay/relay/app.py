@@ -138,13 +138,13 @@ def _open_spool(options: RelayOptions) -> AbstractContextManager[Disk | None]:
 def _load_identity(options: RelayOptions) -> Credentials:
     """Our credentials, fit for a relay."""
     credentials = load_credentials(options.cert, options.key)
-    role = credentials.identity.role
-    if role is not Role.RELAY:
+    identity, where = credentials.identity, f"--cert {options.cert}"
+    if identity.role is not Role.RELAY:
         raise IdentityError(
-            str(options.cert), f"is the certificate of a {role}", "a relay needs a relay's"
+            where, f"is the certificate of {identity}, not a relay's", "give the relay's own"
         )
     if fault := credentials.date_fault(datetime.now(UTC)):
-        raise IdentityError(str(options.cert), fault)
+        raise IdentityError(where, fault, "give a certificate that is valid now")
     return credentials
 
 

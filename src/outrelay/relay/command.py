@@ -14,6 +14,7 @@ from outrelay.lib.insight import Insight
 from outrelay.lib.insight_flags import insight_flags
 from outrelay.lib.options import (
     ADDRESS,
+    COUNT,
     DURATION,
     FOLDER,
     OPTIONAL_ADDRESS,
@@ -84,7 +85,7 @@ OF_ALL_AGENTS = "The same for all agents of a tenant together."
 
 def most(name: str, default: int, text: str = OF_ALL_AGENTS) -> Callable[[Decorated], Decorated]:
     """A flag that is a bound: at least 1."""
-    return flag(name, type=click.IntRange(min=1), default=default, help=text)
+    return flag(name, type=COUNT, default=default, help=text)
 
 
 BOUNDS = together(

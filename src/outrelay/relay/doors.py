@@ -8,6 +8,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from outrelay.lib import advice
 from outrelay.lib.checks import faults_of, try_bind
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.certs import Credentials, Trust
@@ -140,5 +141,6 @@ async def _numeric(flag: str, address: Address) -> Address:
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
-        raise ConfigError(flag, f"{host!r} has no address: {error.strerror}") from error
+        fault = f"{host!r} has no address: {error.strerror}"
+        raise ConfigError(flag, fault, advice.on_address(error)) from error
     return str(found[0][4][0]), port

@@ -21,11 +21,14 @@ from typing import Final
 import click
 
 from outrelay import __version__
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError, OutRelayError
 from outrelay.lib.identity.certs import Credentials, private_key_pem
 from outrelay.lib.identity.issue import Authority, create_authority
 from outrelay.lib.identity.uri import Identity, Role, is_label
 from outrelay.lib.options import ParsedType
+from outrelay.lib.service import EXIT_FAILED
+from outrelay.lib.usage import OneLine
 
 REGION: Final = "local"
 """The relay's default region."""
@@ -102,7 +105,8 @@ def write(pki: DevPki, folder: Path, *, namespace: str, force: bool = False) -> 
         for file in files:
             _write(folder / file.name, file.data, file.mode)
     except OSError as error:
-        raise ConfigError(str(folder), f"cannot be written: {error.strerror}") from error
+        fault = f"cannot be written: {error.strerror}"
+        raise ConfigError(str(folder), fault, advice.on_file(error)) from error
 
 
 def _files(pki: DevPki, namespace: str) -> Iterator[File]:
@@ -166,7 +170,7 @@ def _parse_label(text: str) -> str:
 _LABEL: Final = ParsedType("name", _parse_label)
 
 
-@click.command("dev-pki", context_settings={"show_default": True})
+@click.command("dev-pki", cls=OneLine, context_settings={"show_default": True})
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -195,7 +199,8 @@ def main(out: Path, tenant: str, relay_id: str, namespace: str, days: int, force
     try:
         write(pki, out, namespace=namespace, force=force)
     except OutRelayError as error:
-        raise click.ClickException(str(error)) from error
+        click.echo(f"dev-pki: {error}", err=True)
+        raise SystemExit(EXIT_FAILED) from error
     click.echo(_summary(pki, out))
 
 

@@ -150,13 +150,13 @@ def test_a_missing_file(files: Files, which: str) -> None:
 
     fault = fault_of(lambda: load_credentials(files.cert, files.key))
 
-    assert fault == f"{path}: cannot be read: No such file or directory"
+    assert fault == f"{path}: cannot be read: No such file or directory; check the path"
 
 
 def test_a_folder_is_no_file(files: Files, tmp_path: Path) -> None:
     fault = fault_of(lambda: load_credentials(tmp_path, files.key))
 
-    assert fault == f"{tmp_path}: cannot be read: Is a directory"
+    assert fault == f"{tmp_path}: cannot be read: Is a directory; give a file"
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x00\xff", b"-----BEGIN CERTIFICATE-----\n"])
@@ -165,13 +165,18 @@ def test_a_certificate_that_is_not_pem(files: Files, data: bytes) -> None:
 
     fault = fault_of(lambda: load_credentials(files.cert, files.key))
 
-    assert fault == f"{files.cert}: holds no PEM certificate"
+    assert (
+        fault
+        == f"{files.cert}: holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----"
+    )
 
 
 def test_a_certificate_in_der_is_not_pem(pki: TestPki, files: Files) -> None:
     files.cert.write_bytes(pki.agent().certificate.public_bytes(Encoding.DER))
 
-    assert "holds no PEM certificate" in fault_of(lambda: load_credentials(files.cert, files.key))
+    assert "holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----" in fault_of(
+        lambda: load_credentials(files.cert, files.key)
+    )
 
 
 def test_a_certificate_of_an_unknown_version(pki: TestPki, files: Files) -> None:
@@ -180,13 +185,18 @@ def test_a_certificate_of_an_unknown_version(pki: TestPki, files: Files) -> None
     der[at + 4] = 9
     files.cert.write_bytes(DER_cert_to_PEM_cert(bytes(der)).encode())
 
-    assert "holds no PEM certificate" in fault_of(lambda: load_credentials(files.cert, files.key))
+    assert "holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----" in fault_of(
+        lambda: load_credentials(files.cert, files.key)
+    )
 
 
 def test_files_that_were_swapped(files: Files) -> None:
     fault = fault_of(lambda: load_credentials(files.key, files.cert))
 
-    assert fault == f"{files.key}: holds no PEM certificate"
+    assert (
+        fault
+        == f"{files.key}: holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"-----BEGIN PRIVATE KEY-----\n"])
@@ -195,7 +205,10 @@ def test_a_key_that_is_not_pem(files: Files, data: bytes) -> None:
 
     fault = fault_of(lambda: load_credentials(files.cert, files.key))
 
-    assert fault == f"{files.key}: holds no PEM private key"
+    assert (
+        fault
+        == f"{files.key}: holds no PEM private key; give a file with -----BEGIN PRIVATE KEY-----"
+    )
 
 
 def test_an_encrypted_key(pki: TestPki, files: Files) -> None:
@@ -322,7 +335,10 @@ def test_a_trust_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     assert fault_of(lambda: load_trust(path)).startswith(f"{path}: cannot be read")
 
     path.touch()
-    assert fault_of(lambda: load_trust(path)) == f"{path}: holds no PEM certificate"
+    assert (
+        fault_of(lambda: load_trust(path))
+        == f"{path}: holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----"
+    )
 
 
 @pytest.mark.parametrize("with_key_usage", [True, False])

@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_told_and_the_rest_shown(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "Missing argument 'FILE...'"),
+        ((), "FILE...: is missing"),
         (("--id", "17", "f"), "'17' is no stream id, which is 16 hex digits"),
         (("--since", "soon", "f"), "'soon' is neither a duration (15m) nor a time"),
         (("--output", "xml", "f"), "'xml' is not one of"),

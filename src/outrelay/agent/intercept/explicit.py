@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from outrelay.agent.options import Consume
 from outrelay.agent.sockets import address_of, listen, prepare
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe import logs
 from outrelay.lib.values import Address, address_text
@@ -46,7 +47,7 @@ class ExplicitListener:
             raise ConfigError(
                 str(consume),
                 f"cannot listen on {where}: {error.strerror}",
-                "stop what uses the address, or choose another one",
+                advice.on_address(error),
             ) from error
 
     @property

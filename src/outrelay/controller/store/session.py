@@ -13,6 +13,7 @@ from typing import TypeVar
 import aiosqlite
 
 from outrelay.controller.feed import Publisher
+from outrelay.lib import advice
 from outrelay.lib.errors import StoreError
 
 T = TypeVar("T")
@@ -21,15 +22,30 @@ Parameters = Mapping[str, Value]
 Row = sqlite3.Row
 
 
+_RESTORE = "restore a backup, or give another file to --db"
+_ACCESS = "let this user write to the file and its directory"
+_FIXES = {
+    sqlite3.SQLITE_NOTADB: _RESTORE,
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_READONLY: _ACCESS,
+    sqlite3.SQLITE_CANTOPEN: _ACCESS,
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_IOERR: "look at the disk, and at the space on it",
+    sqlite3.SQLITE_BUSY: "stop what else uses the file",
+}
+"""What to do, by SQLite's primary result code."""
+
+
 @contextmanager
 def translated(path: str) -> Iterator[None]:
     """Turn errors of SQLite and of the file system into StoreErrors."""
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(path, str(error)) from error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # above it are details
+        raise StoreError(path, str(error), _FIXES.get(code, "")) from error
     except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error
+        raise StoreError(path, error.strerror or str(error), advice.on_file(error)) from error
 
 
 class Session:

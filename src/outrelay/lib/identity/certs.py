@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from outrelay.lib import advice
 from outrelay.lib.errors import IdentityError
 from outrelay.lib.identity.uri import SCHEME, Identity
 
@@ -216,7 +217,8 @@ def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise IdentityError(str(path), f"cannot be read: {error.strerror}") from error
+        fault = f"cannot be read: {error.strerror}"
+        raise IdentityError(str(path), fault, advice.on_file(error)) from error
 
 
 def _load_certificates(path: str | Path) -> list[x509.Certificate]:
@@ -224,7 +226,9 @@ def _load_certificates(path: str | Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except (ValueError, x509.InvalidVersion) as error:
-        raise IdentityError(str(path), "holds no PEM certificate") from error
+        raise IdentityError(
+            str(path), "holds no PEM certificate", "give a file with -----BEGIN CERTIFICATE-----"
+        ) from error
 
 
 def _load_private_key(path: str | Path) -> PrivateKey:
@@ -234,7 +238,9 @@ def _load_private_key(path: str | Path) -> PrivateKey:
     except TypeError as error:
         raise IdentityError(str(path), "is encrypted", "store it without a pass phrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise IdentityError(str(path), "holds no PEM private key") from error
+        raise IdentityError(
+            str(path), "holds no PEM private key", "give a file with -----BEGIN PRIVATE KEY-----"
+        ) from error
     if not isinstance(key, PrivateKey):
         raise IdentityError(
             str(path), "is of a kind we do not use", "make it EC P-256, EC P-384 or Ed25519"

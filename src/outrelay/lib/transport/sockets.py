@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.values import address_text
@@ -61,7 +62,8 @@ def config_errors(address: Address, protocol: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{address_text(address)} ({protocol})"
-        raise ConfigError(where, f"cannot be bound: {error.strerror}") from error
+        fault = f"cannot be bound: {error.strerror}"
+        raise ConfigError(where, fault, advice.on_address(error)) from error
 
 
 def _open(

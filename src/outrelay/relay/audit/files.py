@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 
 FLAG = "--audit-spool"
@@ -131,7 +132,7 @@ def try_spool(folder: Path) -> None:
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(FLAG, f"{folder} cannot be used: {error.strerror}")
+    return ConfigError(FLAG, f"{folder} cannot be used: {error.strerror}", advice.on_file(error))
 
 
 def _write_all(descriptor: int, data: bytes, at: int) -> None:

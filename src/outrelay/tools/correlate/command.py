@@ -21,6 +21,7 @@ import click
 
 from outrelay import __version__
 from outrelay.lib.options import ParsedType
+from outrelay.lib.usage import OneLine
 from outrelay.lib.values import parse_duration
 from outrelay.tools.correlate.groups import MOST_FILES
 from outrelay.tools.correlate.intake import Intake
@@ -64,7 +65,7 @@ Examples:
 """
 
 
-@click.command("correlate", context_settings={"show_default": True}, epilog=_EPILOG)
+@click.command("correlate", cls=OneLine, context_settings={"show_default": True}, epilog=_EPILOG)
 @click.option(
     "--id", "-id", "stream_id", type=ParsedType("id", _parse_id), help="This stream, 16 hex digits."
 )
@@ -146,6 +147,6 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise click.ClickException(
-            f"cannot write: {error.strerror}; is there room for temporary files? set TMPDIR"
-        ) from error
+        fault = f"cannot write: {error.strerror}; is there room for temporary files? set TMPDIR"
+        click.echo(f"correlate: {fault}", err=True)
+        sys.exit(EXIT_FAILED)
