@@ -54,7 +54,7 @@ RETRY_BUSY = 5.0
 RETRY_IDLE = 30.0
 """The longest wait between tries, seconds: with streams alive, and without."""
 
-STEADY = 5.0
+STEADY = 2.0
 """Seconds a session must have lasted for the next try to be an immediate one."""
 
 DEREGISTER_MOST = 1.0
