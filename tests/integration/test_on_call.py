@@ -18,8 +18,9 @@ import pytest
 from outrelay.lib.values import address_text
 from tests.integration.peers import answer_to, echo_until_cut, unused_port
 from tests.integration.test_correlate import LOGS, call_refused, story, write_logs
-from tests.integration.world import ANY_PORT, APP, DEAD, SECRET, World, agent_identity
+from tests.integration.world import ANY_PORT, APP, DEAD, SECRET, World
 from tests.support.asking import ask
+from tests.support.pki import agent_identity
 from tests.support.processes import Program, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -35,12 +36,11 @@ async def numbers(program: Program) -> Mapping[str, float]:
 
 async def doctor(world: World, *flags: str | Path, holder: str = "agent-a") -> dict[str, str]:
     """What is not well, and what to do about it, by subject."""
-    credentials = world.credentials(holder)
-    command = ("outrelay-agent", "doctor", "--log-format", "json", *credentials, *flags)
-    found = map(json.loads, (await run(*command)).stdout.splitlines())
+    given = (*world.credentials(holder), *flags)
+    done = await run("outrelay-agent", "doctor", "--log-format", "json", *given)
     return {
         each["subject"]: f"{each['result']}: {each['text']} -> {each['advice']}"
-        for each in found
+        for each in map(json.loads, done.stdout.splitlines())
         if each["result"] != "ok"
     }
 
