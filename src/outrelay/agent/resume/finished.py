@@ -28,7 +28,7 @@ log = logs.get_logger(__name__)
 KEPT = 120.0
 """Seconds a stream is remembered."""
 
-MOST = 8 * 1024
+MOST = 4 * 1024
 """Streams remembered."""
 
 PATIENCE = 10.0

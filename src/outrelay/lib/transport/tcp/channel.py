@@ -25,7 +25,7 @@ from outrelay.lib.transport.carrier import WRITE_BUFFER
 INITIAL_WINDOW = 256 * 1024
 """Credit of a stream that begins, by yamux's definition."""
 
-WINDOW = 3 << 19
+WINDOW = 1 << 20
 """What we grant at once: less limits one stream, more delays those beside it."""
 
 WINDOW_MAX = 16 << 20
