@@ -21,7 +21,7 @@ import asyncio
 import struct
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -157,16 +157,33 @@ class Frames:
         return int.from_bytes(self._data[4:8], "big")
 
 
-@contextmanager
-def without_notes() -> Iterator[None]:
-    """Have yamux's sessions of this process be as others make them, for the ``with``."""
-    gone = header(GO_AWAY, 0, SESSION, NORMAL)
-    with (
-        patch.object(pulse, "HELLO", 0),
-        patch.object(yamux, "HELLO", -1),
-        patch.object(yamux, "farewell", lambda *_: gone),
-    ):
-        yield
+class _WithoutNotes:
+    """Has yamux's sessions of this process be as others make them, for the ``with``.
+
+    Several may overlap, and end in any order.
+    """
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._patches = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if not self._users:
+            gone = header(GO_AWAY, 0, SESSION, NORMAL)
+            self._patches.enter_context(patch.object(pulse, "HELLO", 0))
+            self._patches.enter_context(patch.object(yamux, "HELLO", -1))
+            self._patches.enter_context(patch.object(yamux, "farewell", lambda *_: gone))
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._patches.close()
+
+
+without_notes = _WithoutNotes()
 
 
 async def pass_on(data: bytes, source: Stream, sink: Stream) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from outrelay.lib.transport.tcp import pulse
 from tests.support import plain
-from tests.support.plain import Frames, frame
+from tests.support.plain import Frames, frame, without_notes
 
 
 class Once:
@@ -42,3 +43,14 @@ async def test_what_is_read() -> None:
     with pytest.raises(AssertionError, match="cut short"):
         await frames.next()
     assert frames.rest() == b"rest"
+
+
+def test_notes_come_back_whoever_has_done_without_them_last() -> None:
+    known = pulse.HELLO
+    one, other = without_notes(), without_notes()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert pulse.HELLO == 0
+    other.__exit__(None, None, None)
+    assert known == pulse.HELLO
