@@ -83,6 +83,26 @@ async def test_a_relay_that_answers_is_fine(place: Place) -> None:
     assert clock == Finding(subject="clock", mark=Mark.OK, text="agrees with the relay's")
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_what_a_relay_tells_every_process_of_the_agent_is_not_for_the_doctor(
+    place: Place, goes_on: bool
+) -> None:
+    async def relay() -> None:
+        link = await place.relay.connected()
+        await link.hello()
+        await link.send(FrameType.HELLO_ACK, orp.HelloAck())
+        ended = orp.StreamEnded(stream_id=7, code=ErrorCode.LEG_LOST)
+        await link.send(FrameType.STREAM_ENDED, ended)
+        if goes_on:
+            await pong(link)
+        else:
+            link.control.finish()
+
+    (answer,) = await examined(way(place.network.dialer(AGENT)), relay)
+    assert answer.finding.mark is (Mark.OK if goes_on else Mark.FAIL)
+    assert goes_on or "broke off" in answer.finding.text
+
+
 async def test_over_quic_it_tells_what_the_path_carries(
     quic: tuple[QuicEndpoint, RelayPeer],
 ) -> None:
