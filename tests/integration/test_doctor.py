@@ -30,7 +30,7 @@ def _is_quic(world: World) -> bool:
 
 async def test_all_is_well(world: World) -> None:
     done = await doctor(world, f"--expose={APP}={address_text(world.backend.address)}")
-    assert (done.code, done.stderr) == (0, "")
+    assert (done.code, done.stderr) == (0, ""), done.stdout
     lines = done.stdout.splitlines()
     seen = ["NAT (IPv4): none: relays see this host as it is"] * _is_quic(world)
     assert [line.split()[0] for line in lines] == ["ok"] * (4 + len(seen))
