@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 import time
 import warnings
 
@@ -182,3 +185,106 @@ def test_a_librarys_trace_follows_its_line_too(stream: io.StringIO) -> None:
     assert (traced["event"], traced["logger"]) == ("broken: {'event': 1}", "grpc._server")
     assert "LookupError: nowhere" in str(traced["exception"])
     assert plain["event"] == "{'no': 'event of ours'}"
+
+
+class Watched(io.StringIO):
+    """A stream that tells when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = asyncio.Event()
+
+    def flush(self) -> None:
+        self.written.set()
+
+
+async def test_within_a_loop_lines_are_written_a_moment_later() -> None:
+    stream = Watched()
+    logs.configure("relay", "json", "info", stream)
+
+    log.info("ready")
+    log.info("stream opened")
+    at_once = stream.getvalue()
+    await stream.written.wait()
+
+    assert at_once == ""
+    assert [line["event"] for line in lines(stream)] == ["ready", "stream opened"]
+
+
+@pytest.mark.parametrize("urgent", ["warning", "error"])
+async def test_a_warning_is_written_at_once_behind_what_waits(
+    stream: io.StringIO, urgent: str
+) -> None:
+    logs.configure("relay", "json", "info", stream)
+
+    log.info("ready")
+    getattr(log, urgent)("task failed")
+
+    assert [line["event"] for line in lines(stream)] == ["ready", "task failed"]
+
+
+async def test_what_a_thread_says_is_written_at_once_behind_what_waits(
+    stream: io.StringIO,
+) -> None:
+    logs.configure("relay", "json", "info", stream)
+
+    log.info("ready")
+    await asyncio.to_thread(log.info, "stream opened")
+
+    assert [line["event"] for line in lines(stream)] == ["ready", "stream opened"]
+
+
+async def test_so_many_lines_may_wait(stream: io.StringIO) -> None:
+    logs.configure("relay", "json", "info", stream)
+
+    for _ in range(logs.MOST - 1):
+        log.info("ready")
+    before = stream.getvalue()
+    log.info("ready")
+
+    assert before == ""
+    assert len(lines(stream)) == logs.MOST
+
+
+async def test_another_configuration_writes_what_waits_for_the_first(stream: io.StringIO) -> None:
+    logs.configure("relay", "json", "info", stream)
+
+    log.info("ready")
+    logs.configure("relay", "json", "info", io.StringIO())
+
+    assert [line["event"] for line in lines(stream)] == ["ready"]
+
+
+def test_lines_that_a_loop_has_left_behind_are_written_with_the_next(stream: io.StringIO) -> None:
+    logs.configure("relay", "json", "info", stream)
+
+    async def say(event: str) -> None:
+        log.info(event)
+
+    asyncio.run(say("one"))
+    left = stream.getvalue()
+    asyncio.run(say("two"))
+    log.info("three")
+
+    assert left == ""
+    assert [line["event"] for line in lines(stream)] == ["one", "two", "three"]
+
+
+def test_a_process_that_ends_has_written_everything() -> None:
+    program = """
+import asyncio
+from outrelay.lib.observe import logs
+
+logs.configure("relay", "json", "info")
+
+async def run():
+    logs.get_logger("outrelay.relay").info("stopped")
+    raise SystemExit(3)
+
+asyncio.run(run())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert (ended.returncode, json.loads(ended.stderr)["event"]) == (3, "stopped")

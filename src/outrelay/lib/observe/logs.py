@@ -12,6 +12,9 @@ Invariants:
   can neither start a new line nor move the cursor of a terminal.
 - JSON lines carry ``ts_unix_ms``, ``level``, ``component`` and ``event``, then the fields.
 - Values are written with ``str``; nobody logs keys, tokens or payload.
+- Within an event loop lines below a warning are written a moment later, several at once: who
+  logs has more urgent things to do. A warning, a thread, and the end of the process write
+  whatever waits, in order; a process that is killed takes ``DELAY`` of them with it.
 - A call below the level costs one cached look-up. Where even its arguments cost
   something (a line per frame), ask ``log.isEnabledFor(logging.DEBUG)`` first.
 
@@ -20,11 +23,14 @@ Source: style.md, logging.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from logging.handlers import MemoryHandler
 from typing import TextIO
 
 import structlog
@@ -32,6 +38,12 @@ from structlog.typing import EventDict, ProcessorReturnValue
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
+
+DELAY = 0.01
+"""Seconds that a line may wait for others."""
+
+MOST = 256
+"""Lines that may wait."""
 
 Logger = structlog.stdlib.BoundLogger
 
@@ -96,12 +108,13 @@ def configure(
         level: One of ``LEVELS``.
         stream: Where to; standard error when None. Text is coloured on a terminal.
     """
-    handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(_formatter(component, fmt, colours=_is_colourful(handler.stream)))
+    lines = logging.StreamHandler(stream or sys.stderr)
+    lines.setFormatter(_formatter(component, fmt, colours=_is_colourful(lines.stream)))
     root = logging.getLogger()
     for earlier in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(earlier)
-    root.addHandler(handler)
+        earlier.close()
+    root.addHandler(_Handler(lines))
     _set_level(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -134,8 +147,26 @@ def _set_level(name: str) -> None:
     logging.getLogger(_OURS).setLevel(threshold)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """The handler that ``configure`` installs, told apart from everybody else's."""
+class _Handler(MemoryHandler):
+    """The handler that ``configure`` installs: see the module for when it writes."""
+
+    def __init__(self, lines: logging.Handler) -> None:
+        super().__init__(MOST, logging.WARNING, lines)
+        self._woken_by: asyncio.AbstractEventLoop | None = None
+
+    def shouldFlush(self, record: logging.LogRecord) -> bool:  # noqa: N802 - as logging has it
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        if self._woken_by is not loop:
+            self._woken_by = loop
+            loop.call_later(DELAY, self._woken)
+        return super().shouldFlush(record)
+
+    def _woken(self) -> None:
+        self._woken_by = None
+        self.flush()
 
 
 def _is_colourful(stream: TextIO) -> bool:
@@ -147,8 +178,15 @@ _Renderer = Callable[[object, str, EventDict], object]
 
 def _formatter(component: str, fmt: str, *, colours: bool) -> logging.Formatter:
     if fmt == "json":
-        return _Formatter(component, structlog.processors.JSONRenderer(default=str))
+        return _Formatter(component, _json)
     return _Formatter(component, _TextRenderer(colours=colours))
+
+
+_encode = json.JSONEncoder(default=str).encode
+
+
+def _json(_logger: object, _method: str, line: EventDict) -> str:
+    return _encode(line)
 
 
 class _Formatter(logging.Formatter):

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from outrelay.lib.alarm import Alarm
 from outrelay.lib.errors import Closed, ErrorCode, LocalProtocolError
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.transport.carrier import READ_SIZE, WRITE_BUFFER, Address
@@ -146,8 +147,7 @@ class TcpConnection:
         self._confirmed: asyncio.Future[None] = self.future()
         self._parted: asyncio.Future[None] = self.future()
         self._flush_handle: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm()
         self._ping_end = 0  # ciphertext up to the last ping, bytes
         self._acknowledged = 0
         self._link = Link(sock, tls, self)
@@ -241,7 +241,7 @@ class TcpConnection:
         if self.session.has_output:
             self.flush_soon()
         else:
-            self._arm()
+            self._alarm.set(self.session.next_deadline(), self._timeout)
 
     def lost(self, closed: Closed) -> None:
         self.session.lose(closed)
@@ -252,9 +252,9 @@ class TcpConnection:
         wake(self._parted)
 
     def gone(self) -> None:
-        for handle in (self._flush_handle, self._timer):
-            if handle is not None:
-                handle.cancel()
+        self._alarm.cancel()
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
         assert self.session.closed is not None
         if self._on_closed is not None:
             self._on_closed(self, self.session.closed)
@@ -272,22 +272,13 @@ class TcpConnection:
                 self._ping_end = link.sent
         self._dispatch()
         if session.closed is None:
-            self._arm()
+            self._alarm.set(session.next_deadline(), self._timeout)
         elif session.closed.lost:
             link.abort()
         else:
             link.part()
 
-    def _arm(self) -> None:
-        deadline = self.session.next_deadline()
-        if deadline is not None and (self._timer is None or deadline < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._timeout)
-            self._timer_at = deadline  # uvloop's handles of what is due now do not know
-
     def _timeout(self) -> None:
-        self._timer = None
         now = self._loop.time()
         before, self._acknowledged = self._acknowledged, self._link.acknowledged
         has_ping_arrived = self._acknowledged >= self._ping_end and not self.session.is_ping_due
