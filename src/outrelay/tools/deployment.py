@@ -15,7 +15,7 @@ stops what runs, agents first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +51,8 @@ class Deployment:
         tell: Gets the command lines.
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
         agent: What to run as an agent: a console script, or a module.
+        through: A module that runs the services, by the names of their scripts; none when empty.
+        flags: Further ones, which every service gets.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Deployment:
         *,
         carrier: Carrier = Carrier.QUIC,
         agent: str = "outrelay-agent",
+        through: str = "",
+        flags: Sequence[str] = (),
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -68,6 +72,8 @@ class Deployment:
         self._directory = directory
         self._carrier = carrier
         self._agent = agent
+        self._through = through
+        self._flags = flags
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
@@ -189,8 +195,11 @@ class Deployment:
         )  # fmt: skip
 
     def _start(self, script: str, *arguments: str, name: str = "") -> Program:
-        arguments = (*arguments, *programs.OWN_PORT)
+        arguments = (*arguments, *programs.OWN_PORT, *self._flags)
         self.tell(programs.command_line(script, arguments))
+        name = name or script.removeprefix("outrelay-")
+        if self._through:
+            script, arguments = self._through, (script, *arguments)
         with programs.signals_held():
             program = Program(script, arguments, directory=self._directory, name=name)
             self.running.append(program)

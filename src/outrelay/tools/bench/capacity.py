@@ -22,7 +22,7 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
-from outrelay.tools.bench import audit, decisions, large, outages, procfs, rings
+from outrelay.tools.bench import audit, decisions, large, observing, outages, procfs, rings
 from outrelay.tools.deployment import Carrier, Deployment
 
 SERVICE = "load-swarm"
@@ -301,18 +301,38 @@ def _audit(place: Place, size: Size) -> Iterator[Reading]:
 
 
 def _rings(place: Place, size: Size) -> Iterator[Reading]:
-    for carrier in Carrier:
-        directory = place.directory / f"rings-{carrier}"
+    amounts = dict.fromkeys(Carrier, size.transfer)
+    yield from _shares(place, size, rings.shares, amounts, "with resuming, of without", 90)
+
+
+def _observing(place: Place, size: Size) -> Iterator[Reading]:
+    amounts = {carrier: times * size.transfer for carrier, times in _SECONDS_LONG.items()}
+    yield from _shares(place, size, observing.measure, amounts, "watched, of unwatched", 97)
+
+
+_SECONDS_LONG = {Carrier.QUIC: 2, Carrier.TCP: 12}
+"""Transfers that take about 2 s, in which metrics are scraped."""
+
+
+def _shares(
+    place: Place,
+    size: Size,
+    measure: Callable[..., Mapping[str, Sequence[float]]],
+    amounts: Mapping[Carrier, int],
+    words: str,
+    goal: float,
+) -> Iterator[Reading]:
+    """The readings of what is compared with what is alike but for one thing."""
+    for carrier, amount in amounts.items():
+        directory = place.directory / f"{measure.__module__}-{carrier}"
         directory.mkdir()
-        found = rings.shares(
-            directory, carrier=carrier, rounds=size.transfers, amount=size.transfer
-        )
+        found = measure(directory, carrier=carrier, rounds=size.transfers, amount=amount)
         for direction, values in found.items():
             yield Reading(
-                name=f"{carrier}, {direction}load: with resuming, of without",
+                name=f"{carrier}, {direction}load: {words}",
                 unit="%",
                 values=[100 * value for value in values],
-                goal=90,
+                goal=goal,
                 at_least=True,
             )
 
@@ -364,6 +384,7 @@ TRIALS = (
     Trial(name="large controller", hold=_large),
     Trial(name="audit", hold=_audit),
     Trial(name="cost of resuming", hold=_rings),
+    Trial(name="observing", hold=_observing),
     Trial(name="outages", hold=_outages),
 )
 

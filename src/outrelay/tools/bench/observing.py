@@ -1,0 +1,115 @@
+"""What it costs to be seen: throughput while logs are written and metrics scraped, beside neither.
+
+Both deployments count everything. One logs at level info, and all its processes are scraped once
+a second as Prometheus would, twenty times as often as is usual; the other has no listener for that
+and logs errors alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from outrelay.tools.bench import hushed, routes
+from outrelay.tools.bench.pairs import PairFailedError, Side, shares
+from outrelay.tools.deployment import Carrier, Deployment
+from outrelay.tools.programs import Program
+
+_QUIET = ("--debug-listen", "")
+_EVERY = 1.0
+_PATIENCE = 10.0
+
+
+def measure(
+    directory: Path, *, carrier: Carrier, rounds: int, amount: int
+) -> Mapping[str, Sequence[float]]:
+    """Throughput of what is watched as a share of what is not, by direction (``up``, ``down``).
+
+    Args:
+        directory: An empty one.
+        carrier: What the agents speak.
+        rounds: Measurements of each, after one that warms up.
+        amount: Bytes of each.
+
+    Raises:
+        PairFailedError: The load broke off, or a process could not be scraped.
+    """
+    with ExitStack() as stack:
+        seen = stack.enter_context(_seen(directory, carrier))
+        unseen = stack.enter_context(_unseen(directory, carrier))
+        return shares(seen, unseen, rounds=rounds, amount=amount)
+
+
+@contextmanager
+def _seen(directory: Path, carrier: Carrier) -> Iterator[Side]:
+    (own := directory / "seen").mkdir()
+    with routes.backend() as (_, backend), Deployment(own, carrier=carrier) as deployment:
+        at = routes.start(deployment, {routes.SERVICE: backend})[routes.SERVICE]
+        with _Scraper(deployment.running) as scraper:
+            yield Side(at=at, meanwhile=scraper.at_work)
+
+
+@contextmanager
+def _unseen(directory: Path, carrier: Carrier) -> Iterator[Side]:
+    (own := directory / "unseen").mkdir()
+    with (
+        routes.backend() as (_, backend),
+        Deployment(own, carrier=carrier, through=hushed.__name__, flags=_QUIET) as deployment,
+    ):
+        at = routes.start(deployment, {routes.SERVICE: backend})[routes.SERVICE]
+        for program in deployment.running:
+            program.send_signal(hushed.SIGNAL)
+        yield Side(at=at)
+
+
+class _Scraper:
+    """Asks every process for its metrics once a second, while it is at work; a context manager.
+
+    Its seconds are those of the clock: where they fall in a measurement is left to chance, as with
+    Prometheus, so that many measurements together are scraped for their length.
+    """
+
+    def __init__(self, running: Sequence[Program]) -> None:
+        self._urls = [f"http://{_debug(program)}/metrics" for program in running]
+        self._wanted, self._enough = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._faults: list[OSError] = []
+
+    def __enter__(self) -> _Scraper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Scrape for the length of the ``with``."""
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self._wanted.clear()
+        if self._faults:
+            raise PairFailedError(f"scraping failed: {self._faults[0]}")
+
+    def _run(self) -> None:
+        while not self._enough.wait(_EVERY - time.monotonic() % _EVERY):
+            if self._wanted.is_set():
+                self._scrape()
+
+    def _scrape(self) -> None:
+        try:
+            for url in self._urls:
+                urllib.request.urlopen(url, timeout=_PATIENCE).read()
+        except OSError as error:
+            self._faults.append(error)
+
+
+def _debug(program: Program) -> str:
+    return str(program.wait_for("listening", fields={"service": "debug"})["address"])
