@@ -15,7 +15,7 @@ stops what runs, agents first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -52,7 +52,6 @@ class Deployment:
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
         agent: What to run as an agent: a console script, or a module.
         through: A module that runs the services, by the names of their scripts; none when empty.
-        flags: Further ones, which every service gets.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class Deployment:
         carrier: Carrier = Carrier.QUIC,
         agent: str = "outrelay-agent",
         through: str = "",
-        flags: Sequence[str] = (),
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -73,7 +71,6 @@ class Deployment:
         self._carrier = carrier
         self._agent = agent
         self._through = through
-        self._flags = flags
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
@@ -195,7 +192,7 @@ class Deployment:
         )  # fmt: skip
 
     def _start(self, script: str, *arguments: str, name: str = "") -> Program:
-        arguments = (*arguments, *programs.OWN_PORT, *self._flags)
+        arguments = (*arguments, *programs.OWN_PORT)
         self.tell(programs.command_line(script, arguments))
         name = name or script.removeprefix("outrelay-")
         if self._through:

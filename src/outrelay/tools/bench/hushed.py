@@ -1,9 +1,8 @@
-"""A service that logs nothing but errors once it is told to: what logging costs is measured by it.
+"""A service that logs nothing but errors while it is told to: what logging costs is measured by it.
 
     python -m outrelay.tools.bench.hushed outrelay-relay --listen ...
 
-It logs as it is told to until SIGUSR2, so that whoever started it hears when it is ready, and where
-it listens.
+SIGUSR2 hushes it, and again has it log from level info on, as it does at first.
 """
 
 from __future__ import annotations
@@ -26,9 +25,13 @@ _PROGRAMS = {
 
 def main() -> None:
     """Run the service that the command line begins with."""
-    signal.signal(SIGNAL, lambda *_: logs.change_level("error", by="the benchmark"))
+    signal.signal(SIGNAL, _toggle)
     script, *arguments = sys.argv[1:]
     _PROGRAMS[script].main(args=arguments, prog_name=script)
+
+
+def _toggle(*_: object) -> None:
+    logs.change_level("error" if logs.level() == "info" else "info", by="the benchmark")
 
 
 if __name__ == "__main__":

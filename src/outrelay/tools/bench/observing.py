@@ -1,8 +1,8 @@
 """What it costs to be seen: throughput while logs are written and metrics scraped, beside neither.
 
-Both deployments count everything. One logs at level info, and all its processes are scraped once
-a second as Prometheus would, twenty times as often as is usual; the other has no listener for that
-and logs errors alone.
+The processes are the same, so that nothing else differs. While they are seen they log at level
+info, and all are scraped once a second, fifteen times as often as Prometheus usually does; while
+they are not, they log errors alone, and nobody asks for their metrics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from outrelay.tools.bench import hushed, routes
@@ -19,7 +20,6 @@ from outrelay.tools.bench.pairs import PairFailedError, Side, shares
 from outrelay.tools.deployment import Carrier, Deployment
 from outrelay.tools.programs import Program
 
-_QUIET = ("--debug-listen", "")
 _EVERY = 1.0
 _PATIENCE = 10.0
 
@@ -27,7 +27,7 @@ _PATIENCE = 10.0
 def measure(
     directory: Path, *, carrier: Carrier, rounds: int, amount: int
 ) -> Mapping[str, Sequence[float]]:
-    """Throughput of what is watched as a share of what is not, by direction (``up``, ``down``).
+    """Throughput of what is seen as a share of what is not, by direction (``up``, ``down``).
 
     Args:
         directory: An empty one.
@@ -38,32 +38,25 @@ def measure(
     Raises:
         PairFailedError: The load broke off, or a process could not be scraped.
     """
-    with ExitStack() as stack:
-        seen = stack.enter_context(_seen(directory, carrier))
-        unseen = stack.enter_context(_unseen(directory, carrier))
-        return shares(seen, unseen, rounds=rounds, amount=amount)
-
-
-@contextmanager
-def _seen(directory: Path, carrier: Carrier) -> Iterator[Side]:
-    (own := directory / "seen").mkdir()
-    with routes.backend() as (_, backend), Deployment(own, carrier=carrier) as deployment:
-        at = routes.start(deployment, {routes.SERVICE: backend})[routes.SERVICE]
-        with _Scraper(deployment.running) as scraper:
-            yield Side(at=at, meanwhile=scraper.at_work)
-
-
-@contextmanager
-def _unseen(directory: Path, carrier: Carrier) -> Iterator[Side]:
-    (own := directory / "unseen").mkdir()
     with (
         routes.backend() as (_, backend),
-        Deployment(own, carrier=carrier, through=hushed.__name__, flags=_QUIET) as deployment,
+        Deployment(directory, carrier=carrier, through=hushed.__name__) as deployment,
     ):
         at = routes.start(deployment, {routes.SERVICE: backend})[routes.SERVICE]
-        for program in deployment.running:
-            program.send_signal(hushed.SIGNAL)
-        yield Side(at=at)
+        with _Scraper(deployment.running) as scraper:
+            seen = Side(at=at, meanwhile=scraper.at_work)
+            unseen = Side(at=at, meanwhile=partial(_hushed, deployment.running))
+            return shares(seen, unseen, rounds=rounds, amount=amount)
+
+
+@contextmanager
+def _hushed(running: Sequence[Program]) -> Iterator[None]:
+    """Let them log errors alone for the length of the ``with``."""
+    for program in running:
+        program.send_signal(hushed.SIGNAL)
+    yield
+    for program in running:
+        program.send_signal(hushed.SIGNAL)
 
 
 class _Scraper:

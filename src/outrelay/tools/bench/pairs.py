@@ -1,4 +1,4 @@
-"""Two deployments that differ in one thing move the same bytes in turn.
+"""Two deployments that differ in one thing, or one in two states, move the same bytes in turn.
 
 Each pair of measurements gives a *share*, what the first moved of what the second did, so that
 a slow moment of the machine meets both.
@@ -25,7 +25,7 @@ class PairFailedError(OutRelayError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of the two.
+    """One of the two deployments, or states.
 
     Args:
         at: Where its consumer listens for the load.
@@ -52,9 +52,10 @@ def shares(first: Side, second: Side, *, rounds: int, amount: int) -> Mapping[st
     for number in range(rounds + 1):
         for direction, values in found.items():
             order = (first, second) if number % 2 else (second, first)
-            rate = {side.at: _rate(side, direction, amount) for side in order}
+            rates = [_rate(side, direction, amount) for side in order]
             if number:
-                values.append(rate[first.at] / rate[second.at])
+                of_first, of_second = rates if number % 2 else reversed(rates)
+                values.append(of_first / of_second)
     return found
 
 
