@@ -23,6 +23,7 @@ from pathlib import Path
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
 from outrelay.tools.bench import audit, decisions, large, observing, outages, procfs, rings
+from outrelay.tools.bench.pairs import CPU
 from outrelay.tools.deployment import Carrier, Deployment
 
 SERVICE = "load-swarm"
@@ -327,13 +328,14 @@ def _shares(
         directory = place.directory / f"{measure.__module__}-{carrier}"
         directory.mkdir()
         found = measure(directory, carrier=carrier, rounds=size.transfers, amount=amount)
-        for direction, values in found.items():
+        for name, values in found.items():
+            is_cpu = name == CPU
             yield Reading(
-                name=f"{carrier}, {direction}load: {words}",
+                name=f"{carrier}, {name if is_cpu else f'{name}load'}: {words}",
                 unit="%",
                 values=[100 * value for value in values],
-                goal=goal,
-                at_least=True,
+                goal=200 - goal if is_cpu else goal,
+                at_least=not is_cpu,
             )
 
 

@@ -7,6 +7,7 @@ they are not, they log errors alone, and nobody asks for their metrics.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import urllib.request
@@ -22,12 +23,13 @@ from outrelay.tools.programs import Program
 
 _EVERY = 1.0
 _PATIENCE = 10.0
+_SETTLE = 0.2
 
 
 def measure(
     directory: Path, *, carrier: Carrier, rounds: int, amount: int
 ) -> Mapping[str, Sequence[float]]:
-    """Throughput of what is seen as a share of what is not, by direction (``up``, ``down``).
+    """What is seen, as a share of what is not: throughput by direction, and CPU; see ``pairs``.
 
     Args:
         directory: An empty one.
@@ -44,19 +46,26 @@ def measure(
     ):
         at = routes.start(deployment, {routes.SERVICE: backend})[routes.SERVICE]
         with _Scraper(deployment.running) as scraper:
-            seen = Side(at=at, meanwhile=scraper.at_work)
-            unseen = Side(at=at, meanwhile=partial(_hushed, deployment.running))
+            pids = [program.pid for program in deployment.running]
+            seen = Side(at=at, meanwhile=scraper.at_work, pids=pids)
+            unseen = Side(at=at, meanwhile=partial(_hushed, deployment.running), pids=pids)
             return shares(seen, unseen, rounds=rounds, amount=amount)
 
 
 @contextmanager
 def _hushed(running: Sequence[Program]) -> Iterator[None]:
     """Let them log errors alone for the length of the ``with``."""
+    _tell(running, hushed.HUSH)
+    try:
+        yield
+    finally:
+        _tell(running, hushed.SPEAK)
+
+
+def _tell(running: Sequence[Program], number: signal.Signals) -> None:
     for program in running:
-        program.send_signal(hushed.SIGNAL)
-    yield
-    for program in running:
-        program.send_signal(hushed.SIGNAL)
+        program.send_signal(number)
+    time.sleep(_SETTLE)  # what is sent before it was heard might be heard in another order
 
 
 class _Scraper:
