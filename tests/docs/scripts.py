@@ -166,7 +166,6 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "OUTRELAY_CONTROLLER_LISTEN": controller,
         "OUTRELAY_RELAY_CONTROLLER": controller,
-        "OUTRELAY_RELAY_CONTROLLERS": controller,
         "OUTRELAY_CLI_CONTROLLER": controller,
         "OUTRELAY_RELAY_LISTEN": relay,
         "OUTRELAY_AGENT_RELAY": relay,
