@@ -174,7 +174,8 @@ async def test_the_cli(
             await register_relay(running)
         user = cli_of(tmp_path, running, pki.operator(tenant, "alice") if tenant else None)
         if "=" in words[0]:
-            user.environment.update([words.pop(0).split("=", 1)])
+            name, _, value = words.pop(0).partition("=")
+            user.environment[name] = value
         done = await user.run(*words, stdin=TEXTS["rules.yaml"] if words[-1] == "-" else "")
     (line,) = (line for line in done.stderr.splitlines() if not line.endswith(PROMPT))
     name, _, said = line.partition(": ")
