@@ -211,8 +211,8 @@ FLAG: cannot listen on ADDRESS: WHY; give another one, or FLAG '' for none
     relay {relay} --listen 127.0.0.1:0 --debug-listen '' --metrics-dump {here}/none/x
 --audit-spool: FILE is used by another relay; give each relay a folder of its own
     relay {relay} --listen 127.0.0.1:0 --debug-listen '' --audit-spool {here}/spool
-FILE: cannot be written: No such file or directory; check the path
-    dev-pki --out /proc/none/x
+FILE: cannot be written: Not a directory; check the path
+    dev-pki --out {here}/one.log/x
 
 --id: 'VALUE' is no stream id, which is 16 hex digits; see: COMMAND --help
     correlate --id none {here}/one.log
@@ -352,8 +352,8 @@ FILE: NAME: is no profile; its keys are KEYS
     XDG_CONFIG_HOME={here}/red profile list
 FILE: NAME: KEY: must not be VALUE
     XDG_CONFIG_HOME={here}/number profile list
-FILE: cannot be written: WHY; let this user have access to it
-    XDG_CONFIG_HOME=/sys profile add x --tenant acme
+FILE: cannot be written: No such file or directory; check the path
+    XDG_CONFIG_HOME=/proc/none profile add x --tenant acme
 """
 
 RACED = (

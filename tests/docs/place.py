@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,7 @@ def address_of(sock: socket.socket) -> str:
 @contextmanager
 def unprivileged() -> Iterator[None]:
     """Be nobody for a while, where we are root."""
+    resources.files("outrelay").is_dir()  # imports what nobody might not be able to read
     root = os.geteuid() == 0
     if root:
         os.seteuid(NOBODY)
