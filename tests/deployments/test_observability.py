@@ -177,6 +177,37 @@ def test_panels_do_not_cover_each_other() -> None:
     assert len(set(ids)) == len(ids)
 
 
+UNITS = {"none", "short", "percentunit", "s", "ops", "bytes", "Bps"}
+"""Of Grafana's, those that fit what we count: base units, and rates of them."""
+OPTIONS = {
+    "stat": {"reduceOptions", "colorMode", "graphMode", "textMode"},
+    "timeseries": {"legend", "tooltip"},
+}
+
+
+@each_panel
+def test_panels_are_what_grafana_knows(panel: Mapping[str, Any]) -> None:
+    """Source: Grafana's dashboard JSON model, schema version 39."""
+    assert panel["options"].keys() == OPTIONS[panel["type"]]
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"] in UNITS
+    if panel["type"] == "stat":
+        lowest, *others = (each["value"] for each in defaults["thresholds"]["steps"])
+        assert lowest is None  # from below everything
+        assert others == sorted(others)
+    names = [target["refId"] for target in panel["targets"]]
+    assert len(set(names)) == len(names)
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    assert DASHBOARD["schemaVersion"] == 39
+    assert DASHBOARD["uid"]
+    assert "id" not in DASHBOARD  # Grafana gives one
+    assert [each["type"] for each in DASHBOARD["templating"]["list"]] == ["datasource", "query"]
+    rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    assert not [row for row in rows if row["collapsed"] or row["panels"]]
+
+
 def test_variables_are_those_that_queries_use() -> None:
     names = {each["name"] for each in DASHBOARD["templating"]["list"]}
     (instance,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == "instance")

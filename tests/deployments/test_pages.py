@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ PAGES = [ROOT / "docs" / "operations" / f"{name}.md" for name in NAMES]
 COMMENTED = [DEPLOYMENTS / "compose.yaml", *DEPLOYMENTS.glob("base/10-*.yaml")]
 """Files with commands in their first comment."""
 
+SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 FILE = re.compile(r"\b(deployments/[\w./-]*\w)")
 VERSION = re.compile(r"\boutrelay[:-](\d+\.\d+\.\d+)")
 
@@ -27,13 +29,12 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
 def lines(page: Path) -> Iterator[list[str]]:
     """The lines of code of a page or a comment, as a shell splits them."""
-    text = page.read_text().replace("\n# ", "\n ").replace("\\\n", " ")
-    for line in text.splitlines():
-        if line.startswith("    ") or page.suffix == ".yaml":
-            try:
-                yield shlex.split(line, comments=True)
-            except ValueError:  # prose with an apostrophe
-                continue
+    text = page.read_text()
+    if page.suffix == ".md":
+        text = "".join(SHELL.findall(text))
+    for line in text.replace("\n# ", "\n ").replace("\\\n", " ").splitlines():
+        with suppress(ValueError):  # prose with an apostrophe
+            yield shlex.split(line, comments=True)
 
 
 def commands(page: Path) -> Iterator[list[str]]:

@@ -5,9 +5,11 @@ that::
 
     <!-- not run: why -->     its commands of ours are only parsed: their flags exist
     <!-- fails -->            each of its commands must fail
-    <!-- test: COMMAND -->    what readers do by hand, done here without being shown
+    <!-- file: PATH -->       no commands: what the file holds
+    <!-- test: COMMAND -->    what readers do by hand, or would see, done here without being shown
 
-A block that is indented instead of marked is only parsed, too.
+``...`` at the end of a command stands for the flags that ``credentials`` (in ``scripts``) puts into
+the environment. A block that is indented instead of marked holds no commands, but for ``make``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ PAGES = [
 
 _MARKED = re.compile(
     r"<!-- test: (?P<hidden>.+?) -->"
-    r"|(?:<!-- (?P<note>not run: .+?|fails) -->\n+)?```sh\n(?P<text>.*?)```",
+    r"|<!-- file: (?P<path>.+?) -->\n+```\w+\n(?P<content>.*?)```"
+    r"|(?:<!-- (?P<note>not run: .+?|fails) -->\n+ *)?```sh\n(?P<text>.*?)```",
     re.DOTALL,
 )
 _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:    .*\n|\n(?=    ))+")
@@ -58,16 +61,23 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page that hold commands, in its order; indented ones last."""
+    """The blocks of a page that hold commands, in its order."""
     text = page.read_text()
     for found in _MARKED.finditer(text):
         if found["hidden"]:
             yield Block(text=found["hidden"], way=Way.RUN)
             continue
+        if found["path"]:
+            yield Block(text=f"cat > {found['path']} <<'END'\n{found['content']}END", way=Way.RUN)
+            continue
         way = Way.FAIL if found["note"] == "fails" else Way.PARSE if found["note"] else Way.RUN
         yield Block(text=textwrap.dedent(found["text"].rstrip(" ")), way=way)
-    for indented in _INDENTED.finditer(_MARKED.sub("", text)):
-        yield Block(text=indented[0], way=Way.PARSE)
+
+
+def indented(page: Path) -> Iterator[Block]:
+    """What is indented: drawings, paths, and whatever else is no command."""
+    for found in _INDENTED.finditer(_MARKED.sub("", page.read_text())):
+        yield Block(text=found[0], way=Way.PARSE)
 
 
 def words(command: str) -> list[str]:

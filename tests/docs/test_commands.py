@@ -1,19 +1,17 @@
 """What pages tell people to type works: it is typed here.
 
-The commands of a page are one script, run in an empty folder by real processes. Services go to
-the background until they are ready; addresses of other machines become loopback, and ports
-free ones. See ``tests.docs.blocks`` for how pages say what is run.
+The commands of a page are one script (``tests.docs.scripts``), run by real processes; ``TOGETHER``
+are pages about something that runs, which share it. See ``tests.docs.blocks`` for how pages say
+what is run. What cannot run here is in ``ELSEWHERE``, and checked as far as that goes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -21,168 +19,143 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
-from tests.docs.blocks import PAGES, ROOT, Block, Way, blocks, words
+from tests.docs.blocks import PAGES, ROOT, Way, blocks, indented, words
+from tests.docs.scripts import environment, furnish, script_of
 from tests.support.patience import PATIENCE
-from tests.support.ports import unused_port
 
 SCRIPTS = distribution("outrelay").entry_points.select(group="console_scripts")
 PROGRAMS: dict[str, click.Command] = {each.name: each.load() for each in SCRIPTS}
-SERVICES = ("outrelay-controller", "outrelay-relay", "outrelay-agent")
-ENDS = {"doctor", "status", "enroll", "--check", "--help", "--version"}
-"""With one of these words a service does not go on."""
 
-HOSTS = re.compile(r"(?:RELAY-ADDRESS|0\.0\.0\.0|127\.0\.0\.1|(?:[\w-]+\.)*example)(?=:\d)")
-PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=http\.server )\d+")
-FOLDERS = re.compile(r"/(?:var/lib|run|etc)/outrelay")
+DOCS = ROOT / "docs"
+TOGETHER = (
+    DOCS / "operations" / "correlate.md",
+    DOCS / "troubleshooting.md",
+    DOCS / "migration.md",
+    DOCS / "operations" / "laptops.md",
+    DOCS / "operations" / "observability.md",
+    DOCS / "operations" / "fleet.md",  # drains the relay at its end
+)
 
-PRELUDE = """\
-set -euo pipefail
-trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
-started=0
-start() {
-  local log=service-$((++started)).log
-  : > $log
-  "$@" >> $log 2>&1 &
-  until grep -qE 'INFO +ready|Serving HTTP' $log; do
-    kill -0 $! 2> /dev/null || { echo "$* ended:"; cat $log; exit 1; }
-    sleep 0.05
-  done
+ELSEWHERE = {
+    "curl http://127.0.0.1:8000/": "goes to a cluster",
+    "docker": "needs an engine; compose.yaml is checked in tests/deployments",
+    "export PATH=": "belongs to an installation",
+    "journalctl": "needs systemd as the first process",
+    "jq": "need not be installed; what it reads is looked at",
+    "kind": "needs docker",
+    "kubectl": "needs a cluster; what it is told of is in deployments/, as is checked here",
+    "make": "installs, builds or tests; its targets are looked up",
+    "man": "need not be installed; the pages are made in tests/tools/test_man.py",
+    "outrelay-cli audit tail": "goes on until Ctrl-C; tests/cli/test_audit.py",
+    "outrelay-cli fleet watch": "goes on until q; tests/cli/watch",
+    "pipx": "installs",
+    "psql": "needs PostgreSQL",
+    "python3 -m venv": "installs",
+    "sqlite3": "need not be installed; Python's does the same there",
+    "sudo deployments/image/install.sh": "installs; tests/deployments does it",
+    "sudo systemctl": "needs systemd as the first process; units are in deployments/systemd",
+    "systemctl": "needs systemd as the first process",
 }
-"""
+"""Beginnings of commands that no test types, and why."""
 
-CURL = """\
-#!{python}
-import sys, time, urllib.request
-for left in range({tries}, -1, -1):
-    try:
-        print(urllib.request.urlopen(sys.argv[-1], timeout=30).status)
-        break
-    except OSError as error:
-        if not left:
-            sys.exit(f"curl: {{error}}")
-        time.sleep(0.1)
-"""
+YES = "y\n" * 9
+"""What is answered where a command asks before it does something."""
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where a page is tried out: a short path, for sockets."""
+    """Where pages are tried out: a short path, for sockets."""
     with tempfile.TemporaryDirectory() as name:
-        bin_folder = Path(name, "bin")
-        bin_folder.mkdir()
-        for tool, tries in (("curl", 100), ("curl-once", 0)):
-            script = bin_folder / tool
-            script.write_text(CURL.format(python=sys.executable, tries=tries))
-            script.chmod(0o755)
+        furnish(Path(name))
         yield Path(name)
 
 
-def pages_that_run() -> list[Path]:
-    return [page for page in PAGES if any(block.way is not Way.PARSE for block in blocks(page))]
+def units() -> list[tuple[Path, ...]]:
+    """What is run: a page, or several together."""
+    alone = [
+        (page,)
+        for page in PAGES
+        if page not in TOGETHER and any(block.way is not Way.PARSE for block in blocks(page))
+    ]
+    return [*alone, TOGETHER]
 
 
-def named(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+def named(pages: tuple[Path, ...]) -> str:
+    return "+".join(str(page.relative_to(ROOT)) for page in pages)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize("page", pages_that_run(), ids=named)
-def test_what_a_page_tells_to_type_works(page: Path, folder: Path) -> None:
-    script = PRELUDE + script_of(page, folder)
+@pytest.mark.parametrize("pages", units(), ids=named)
+def test_what_a_page_tells_to_type_works(pages: tuple[Path, ...], folder: Path) -> None:
+    script = script_of(pages, folder)
     with subprocess.Popen(
         ["bash", "-c", script],
         cwd=folder,
         env=environment(folder),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=2 * PATIENCE)
+            output, _ = process.communicate(YES, timeout=2 * PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
     assert process.returncode == 0, f"{script}\n{output}"
 
 
-def script_of(page: Path, folder: Path) -> str:
-    """The commands of a page, for this machine."""
-    text = "".join(map(shell, blocks(page)))
-    text = FOLDERS.sub(f"{folder}/var", HOSTS.sub("127.0.0.1", text))
-    return PORT.sub(Ports(), text)
-
-
-class Ports(dict[str, str]):
-    """A free port for each that pages name."""
-
-    def __missing__(self, port: str) -> str:
-        self[port] = str(unused_port())
-        return self[port]
-
-    def __call__(self, found: re.Match[str]) -> str:
-        return self[found[0]]
-
-
-def shell(block: Block) -> str:
-    """A block as part of the script."""
-    match block.way:
-        case Way.RUN:
-            return re.sub(r"^(?=\S)", _starter, "\n" + block.text + "\n", flags=re.MULTILINE)
-        case Way.FAIL:
-            return "".join(
-                f"if {_once(each)}; then echo {shlex.quote(each)} works; exit 1; fi\n"
-                for each in block.commands
-            )
-        case Way.PARSE:
-            return ""
-
-
-def _starter(found: re.Match[str]) -> str:
-    line = found.string[found.start() :].replace("\\\n", " ").partition("\n")[0]
-    return "start " if goes_on(words(line)) else ""
-
-
-def _once(command: str) -> str:
-    return re.sub(r"^curl\b", "curl-once", command)
-
-
-def goes_on(command: list[str]) -> bool:
-    """Whether a command runs until it is stopped."""
-    if command[:3] == ["python3", "-m", "http.server"]:
-        return True
-    return bool(command) and command[0] in SERVICES and not ENDS.intersection(command)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """The variables of a shell where programs find each other without being told."""
-    controller, relay = (f"127.0.0.1:{unused_port()}" for _ in range(2))
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("OUTRELAY_")}
-    scripts = Path(sys.executable).parent
-    return inherited | {
-        "PATH": f"{folder / 'bin'}:{scripts}:{os.environ['PATH']}",
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "PYTHONUNBUFFERED": "1",
-        "OUTRELAY_CONTROLLER_LISTEN": controller,
-        "OUTRELAY_RELAY_CONTROLLER": controller,
-        "OUTRELAY_RELAY_CONTROLLERS": controller,
-        "OUTRELAY_CLI_CONTROLLER": controller,
-        "OUTRELAY_RELAY_LISTEN": relay,
-        "OUTRELAY_AGENT_RELAY": relay,
-        "OUTRELAY_CONTROLLER_DEBUG_LISTEN": "127.0.0.1:0",
-        "OUTRELAY_RELAY_DEBUG_LISTEN": "127.0.0.1:0",
-        "OUTRELAY_AGENT_DEBUG_LISTEN": "127.0.0.1:0",
-    }
+OURS = re.compile(rf"(?:^|(?<=-- )|(?<=/bin/))(?:{'|'.join(PROGRAMS)}) .*")
+"""A command of ours, also one that somebody else's is to run elsewhere."""
 
 
 def parsed_commands() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for block in blocks(page):
             for command in block.commands:
-                if words(command)[:1] and words(command)[0] in PROGRAMS:
-                    yield named(page), command
+                if found := OURS.search(command):
+                    yield named((page,)), found[0]
+
+
+def unrun_commands() -> Iterator[str]:
+    for page in PAGES:
+        for block in blocks(page):
+            yield from block.commands if block.way is Way.PARSE else ()
+
+
+def test_what_is_not_run_is_what_cannot_run_here() -> None:
+    unrun = set(unrun_commands())
+    assert not [each for each in unrun if not each.startswith(tuple(ELSEWHERE))]
+    # Everything else that looks like a command would have been taken for a drawing.
+    drawn = {line for page in PAGES for block in indented(page) for line in block.commands}
+    assert not [each for each in drawn if OURS.match(each) or each.startswith(UNDRAWN)]
+    used = {name for name in ELSEWHERE if any(each.startswith(name) for each in unrun | drawn)}
+    assert used == ELSEWHERE.keys()
+
+
+UNDRAWN = tuple(ELSEWHERE.keys() - {"make"})
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+OBJECTS = {
+    (document["kind"].lower(), document["metadata"]["name"])
+    for file in (ROOT / "deployments").glob("[0-9]*.yaml")
+    for document in yaml.safe_load_all(file.read_text())
+}
+
+
+@pytest.mark.parametrize("command", sorted(set(unrun_commands())))
+def test_what_is_not_run_speaks_of_what_there_is(command: str) -> None:
+    """Files, objects of a cluster, units and targets of make."""
+    for path in re.findall(r"\bdeployments/[\w./-]+", command):
+        assert (ROOT / path).exists()
+    for kind, name in re.findall(r"\b(deployment|statefulset|service)/([\w-]+)", command):
+        assert (kind, name) in OBJECTS
+    for unit in re.findall(r"systemctl .*\b(outrelay-\w+)$", command):
+        assert list((ROOT / "deployments" / "systemd").rglob(f"{unit}*.service"))
+    if target := re.match(r"make ([\w-]+)", command):
+        assert target[1] in TARGETS
 
 
 @pytest.mark.parametrize(("page", "command"), sorted(set(parsed_commands())))

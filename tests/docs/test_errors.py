@@ -1,50 +1,42 @@
 """Every line of docs/reference/errors.md is what a program says when somebody makes that mistake.
 
-A case is the message as the page has it, and a command line that causes it. Words in capitals
-stand for anything. ``{relay}`` and the like are the flags with a role's certificate, other words
-in braces what the ``Place`` holds. A case may begin with ``NAME=VALUE`` for the environment, and
-with ``unprivileged`` or ``small-files``.
+The mistakes are in ``tests.docs.mistakes``. What the sources raise has a line on the page, too:
+``tests.docs.raised`` reads them.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import re
-import resource
 import shlex
-import socket
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import click
+import grpc.aio
 import pytest
 import structlog
 from click.testing import CliRunner
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-)
 
 from outrelay.agent.command import main as agent
 from outrelay.cli.command import main as cli
 from outrelay.controller.command import main as controller
 from outrelay.controller.store.session import translated
+from outrelay.lib.control.v1.policy_pb2 import ReplacePoliciesRequest
 from outrelay.lib.errors import StoreError
-from outrelay.lib.identity.uri import Role
-from outrelay.lib.identity.verify import Usage
+from outrelay.relay.audit.files import LOCK
 from outrelay.relay.command import main as relay
 from outrelay.tools.correlate.command import main as correlate
 from outrelay.tools.dev_pki import main as dev_pki
 from tests.cli.running import cli_of
-from tests.controller.live import live_controller
-from tests.support.pki import DAY, Hostile, TestPki, save, save_trust
+from tests.controller.live import TIMEOUT, LiveController, live_controller, relay_beat
+from tests.docs.mistakes import CLI, IN_THE_STORE, RACED, SERVICES, TEXTS, cases
+from tests.docs.place import CONDITIONS, Place, place_of
+from tests.docs.raised import Raised, raised
+from tests.support.pki import TestPki
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 ROW = re.compile(r"^\| (`{1,2})(?P<message>.+?)\1 \| (?P<code>\d+) \|", re.MULTILINE)
@@ -52,8 +44,8 @@ STANDS_FOR_ANYTHING = re.compile(
     r"\b(FLAG|FILE|ADDRESS|NAMES?|URI|VALUE|COMMAND|VARIABLE|KEYS?|KIND|WHY|WHEN|N|ID|RANGE|CHOICES"
     r"|METHOD)\b"
 )
+PROMPT = "[y/N]: "
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} ")
-NOBODY = 65534
 
 PROGRAMS: dict[str, click.Command] = {
     "relay": relay,
@@ -64,239 +56,45 @@ PROGRAMS: dict[str, click.Command] = {
     "cli": cli,
 }
 
-SERVICES = """
-no such option 'NAME'; see: COMMAND --help
-    relay {relay} --nope
-no such option 'NAME'; did you mean one of: CHOICES?
-    relay {relay} --alow-all
-no such command 'NAME'; see: COMMAND --help
-    cli launch
-got unexpected extra argument (NAME); see: COMMAND --help
-    relay {relay} extra
-FLAG: is missing; see: COMMAND --help
-    cli policy add --caller x
-FILE...: is missing; see: COMMAND --help
-    correlate
-FLAG: is missing; give the flag, VARIABLE, or 'KEY' in the --config file
-    agent
-FLAG: 'VALUE' is not an address; write it like 127.0.0.1:7443 or [::1]:7443
-    relay {relay} --listen nowhere
-FLAG: 'VALUE' is not a duration; write it like 250ms, 10s, 5m, 24h or 90d
-    agent {agent} --drain soon
-FLAG: 'VALUE' is not a size; write it like 64KiB, 16MiB or 65536
-    agent {agent} --ring-max huge
-FLAG: 'VALUE' is not a valid number; see: COMMAND --help
-    agent {agent} --max-streams many
-FLAG: N is not in the range RANGE; see: COMMAND --help
-    agent {agent} --max-streams 0
-FLAG: 'VALUE' is not one of CHOICES; see: COMMAND --help
-    agent {agent} --log-level loud
---expose: 'VALUE' names no target; write it like db=127.0.0.1:5432
-    agent {agent} --expose db
---consume: 'VALUE' has no address to listen on; write it like db@127.0.0.1:5432
-    agent {agent} --consume db
---consume: 'VALUE' cannot name a service; use 1 to 255 printable ASCII characters without slash \
-and space
-    agent {agent} --consume 'd b@127.0.0.1:1'
---expose: NAME is exposed twice; an agent has one target for a service
-    agent {agent} --expose db=127.0.0.1:1 --expose db=127.0.0.1:2
---expose-service and --expose-target: one is missing; give both, or --expose NAME=HOST:PORT
-    agent {agent} --expose-service db
---uri URI: is not the identity in FILE: URI
-    agent {agent} --uri outrelay://acme/agent/00000000-0000-4000-8000-000000000000
---controller: 'VALUE' is not an address; write it like 127.0.0.1:7443 or [::1]:7443; or unix:PATH
-    relay {relay} --controller nowhere
---audit-spool-size: is less than 64KiB
-    relay {relay} --audit-spool-size 1KiB
---ring-max: is less than 64KiB
-    agent {agent} --ring-max 1KiB
---dead-after: is less than 2s; the relay is asked once a second
-    agent {agent} --dead-after 1s
-FILE: cannot be read: No such file or directory; check the path
-    relay {relay} --config {here}/none.toml
-FILE: is not TOML: WHY
-    relay {relay} --config {here}/broken.toml
-FILE: unknown keys: KEY; keys are named like flags, see --help
-    relay {relay} --config {here}/unknown.toml
-FILE: KEY: must be KIND, not VALUE
-    relay {relay} --config {here}/number.toml
-FILE: KEY: 'VALUE' is not a duration; write it like 250ms, 10s, 5m, 24h or 90d
-    relay {relay} --config {here}/soon.toml
-VARIABLE: 'VALUE' is not a duration; write it like 250ms, 10s, 5m, 24h or 90d
-    OUTRELAY_RELAY_DRAIN=soon relay {relay}
-
-FILE: cannot be read: Permission denied; let this user have access to it
-    unprivileged relay --cert {here}/relay.pem --key {here}/locked.key --ca {ca}
-FILE: holds no PEM certificate; give a file with -----BEGIN CERTIFICATE-----
-    relay --cert {here}/relay.key --key {here}/relay.key --ca {ca}
-FILE: holds no PEM private key; give a file with -----BEGIN PRIVATE KEY-----
-    relay --cert {here}/relay.pem --key {here}/relay.pem --ca {ca}
-FILE: is encrypted; store it without a pass phrase
-    relay --cert {here}/relay.pem --key {here}/encrypted.key --ca {ca}
-FILE: is not the key of FILE; give the two files of one identity
-    relay --cert {here}/relay.pem --key {here}/agent.key --ca {ca}
-FILE: holds a certificate that is not a CA's; list only CA certificates in it
-    relay --cert {here}/relay.pem --key {here}/relay.key --ca {here}/relay.pem
-FILE: holds no outrelay:// URI SAN
-    relay --cert {here}/nobody.pem --key {here}/nobody.key --ca {ca}
---cert FILE: is the certificate of URI, not a relay's; give the relay's own
-    relay {agent}
---cert FILE: is the certificate of URI, not an agent's; give the agent's own
-    agent {relay}
-FILE: is of URI, expected the role controller; clients would refuse it
-    controller {relay}
---cert FILE: expired at WHEN; give a certificate that is valid now
-    relay --cert {here}/expired.pem --key {here}/expired.key --ca {ca}
---cert FILE: is not valid before WHEN; give a certificate that is valid now
-    relay --cert {here}/early.pem --key {here}/early.key --ca {ca}
-FILE: expired at WHEN; clients would refuse it
-    controller --cert {here}/late.pem --key {here}/late.key --ca {ca}
-FILE: does not lead to a CA we trust (WHY); clients would refuse it
-    controller --cert {here}/controller.pem --key {here}/controller.key --ca {here}/other.pem
---cert, --key, --ca: missing, and needed for --listen ADDRESS; give all three, or --listen '' to \
-serve no TLS
-    controller
-
-ADDRESS (UDP): cannot be bound: Address already in use; stop what uses the address, or choose \
-another one
-    relay {relay} --listen {udp}
-ADDRESS (TCP): cannot be bound: Address already in use; stop what uses the address, or choose \
-another one
-    relay {relay} --listen 127.0.0.1:0 --listen-tcp {tcp}
-ADDRESS (UDP): cannot be bound: Cannot assign requested address; give an address of this machine
-    relay {relay} --listen 192.0.2.1:7443
---listen: 'NAME' has no address: WHY; check the name
-    relay {relay} --listen host.invalid:7443
---listen: cannot listen on ADDRESS: Address already in use; stop what uses the address, or choose \
-another one
-    controller {controller} --db :memory: --listen {tcp}
---consume NAME@ADDRESS: cannot listen on ADDRESS: Address already in use; stop what uses the \
-address, or choose another one
-    agent {agent} --consume db@{tcp}
---listen: is empty and there is no other listener; give one
-    controller --listen ''
---listen-plaintext: ADDRESS is not a loopback address, and whoever reaches it rules every tenant; \
-give a loopback address, or --trust-plaintext-network if you mean it
-    controller {controller} --listen-plaintext 0.0.0.0:0
---admin-socket: FILE is in a directory that does not exist; make it first
-    controller --listen '' --db :memory: --admin-socket {here}/none/admin.sock
---admin-socket: FILE exists and is no socket; remove it or give another path
-    controller --listen '' --db :memory: --admin-socket {ca}
---admin-socket: FILE is longer than N bytes
-    controller --listen '' --db :memory: --admin-socket {here}/{long}
-
---db: postgresql is not supported; give a file
-    controller {controller} --db postgresql://host/name
---db: FILE is a directory; give a file in it
-    controller {controller} --db {here}
---db: FILE is in a directory that does not exist; make it first
-    controller {controller} --db {here}/none/x.db
-FILE: file is not a database; restore a backup, or give another file to --db
-    controller {controller} --db {here}/junk.db
-FILE: is another program's database; give a file of its own to --db
-    controller {controller} --db {here}/foreign.db
-FILE: is used by another controller; stop it, or give --db
-    controller {controller} --db {here}/used.db
-FILE: has schema version N, this controller knows N; upgrade it
-    controller {controller} --db {here}/newer.db
-FILE: Permission denied; let this user have access to it
-    unprivileged controller --listen '' --listen-plaintext 127.0.0.1:0 --db {here}/locked.db
-FILE: attempt to write a readonly database; let this user write to the file and its directory
-    unprivileged controller --listen '' --listen-plaintext 127.0.0.1:0 --db {here}/locked/x.db
-FILE: disk I/O error; look at the disk, and at the space on it
-    small-files controller {controller} --db {here}/small.db
---audit-spool: FILE cannot be used: WHY; check the path
-    relay {relay} --listen 127.0.0.1:0 --audit-spool /proc/none
-
-FILE: holds NAME already; choose another --out, or replace the whole set with --force
-    dev-pki --out {here}
---tenant: 'VALUE' is not a name; use a-z, 0-9 and -, at most 63 of them
-    dev-pki --tenant 'Not A Name'
-"""
-
-CLI = """
---cert, --key, --ca missing: give --cert, --key and --ca, or a profile with them, or \
---controller unix:PATH for an admin socket, or --plaintext
-    anonymous policy list
---tenant is missing: say whose policy or audit it is about
-    policy list --controller {admin}
-controller ADDRESS: nobody listens there (connection refused); is it running?
-    policy list --controller {nobody}
-controller ADDRESS: its name cannot be resolved
-    policy list --controller host.invalid:7444
-controller FILE: the socket cannot be opened (no such file or directory)
-    policy list --tenant acme --controller unix:/none/admin.sock
-controller ADDRESS: does not take plaintext at this address; give a certificate, key and CA
-    policy list --plaintext --tenant acme
-controller ADDRESS: does not speak TLS at this address; use its TLS address, or plaintext
-    policy list --controller {plaintext}
-controller ADDRESS: its certificate does not lead to a CA we trust (WHY); check the CA given
-    policy list --ca {here}/other.pem
-controller ADDRESS: refused our certificate, which does not lead to a CA we trust (WHY)
-    policy list --cert {here}/stranger.pem --key {here}/stranger.key
-controller ADDRESS: refused our certificate, which expired at WHEN
-    policy list --cert {here}/gone.pem --key {here}/gone.key
-controller ADDRESS: URI has the role agent; METHOD needs a certificate of the role operator or relay
-    policy list --tenant acme --cert {here}/agent.pem --key {here}/agent.key
-controller ADDRESS: URI is an operator of NAME, not of NAME; use a certificate of NAME
-    policy list --tenant other
-controller ADDRESS: NAME has no policy rule ID; see: outrelay-cli policy list
-    policy remove --id none
-controller ADDRESS: no relay carries a stream ID of NAME
-    stream kill 0123456789abcdef
-controller ADDRESS: stream_id: must be 16 hex digits
-    stream kill none
-controller ADDRESS: target_pattern: must be given
-    policy add --caller '*' --target '' --decision allow
-controller ADDRESS: caller: 'VALUE' is not an identity: it must start with outrelay://
-    policy explain --caller nobody --target db
-controller: 'VALUE' is not an address; write it like 127.0.0.1:7443 or [::1]:7443; or unix:PATH \
-for an admin socket
-    policy list --controller nowhere
-profile NAME: does not exist; there are: NAMES
-    policy list --profile none
-there is no profile NAME; see: outrelay-cli profile list
-    profile use none
---file: File 'FILE' does not exist; see: COMMAND --help
-    policy apply -f {here}/none.yaml
-FILE:N: is no YAML: WHY
-    policy apply -f {here}/broken.yaml
-FILE: is empty; write `rules: []` to remove every rule
-    policy apply -f {here}/empty.yaml
-FILE:N: unknown key 'KEY'; known are KEYS
-    policy apply -f {here}/unknown.yaml
-FILE:N: KEY is missing
-    policy apply -f {here}/half.yaml
-FILE:N: decision: 'VALUE' is none of allow, deny
-    policy apply -f {here}/maybe.yaml
-FILE: has the rules of NAME, not of NAME; give --tenant NAME if you mean it
-    policy apply -f {here}/beta.yaml --tenant acme
---yes is missing: the rules come from standard input, so nobody can be asked
-    policy apply -f -
-"""
-
-IN_THE_STORE = "FILE: database or disk is full; free some space"
-
-TEXTS = {
-    "broken.toml": "listen =",
-    "unknown.toml": 'lisen = "127.0.0.1:1"',
-    "number.toml": "drain = 5",
-    "soon.toml": 'drain = "soon"',
-    "junk.db": "no database, and long enough to be looked at" * 100,
-    "broken.yaml": "rules: [",
-    "empty.yaml": "",
-    "unknown.yaml": "rule: []",
-    "half.yaml": "rules:\n- caller: x\n  target: y\n",
-    "maybe.yaml": "rules:\n- caller: x\n  target: y\n  decision: maybe\n",
-    "beta.yaml": "tenant: beta\nrules: []\n",
-    "rules.yaml": "rules:\n- caller: x\n  target: y\n  decision: allow\n",
+ELSEWHERE = {
+    "controller/calls.py": "what only other implementations send",
+    "controller/feed.py": "relays log it",
+    "controller/fleet/": "relays log it",
+    "controller/registry/relays.py": "relays log it",
+    "controller/registry/service.py": "relays log it",
+    "lib/identity/issue.py": "dev-pki has checked before",
+    "lib/identity/uri.py": "said behind the flag or the file that a URI is from",
+    "lib/identity/verify.py": "why a peer is refused: docs/troubleshooting.md",
+    "lib/renewal.py": "logged by who goes on with the old certificate",
+    "relay/controller.py": "logged as the reason why the controller is away",
+    "relay/directory_watch.py": "decides by which calls a plain controller is asked",
+    "relay/policy/watch.py": "decides by which calls a plain controller is asked",
+    "tools/bench/": "for who builds OutRelay",
 }
-
-
-def cases(text: str) -> list[tuple[str, str]]:
-    """Message and command line of each case."""
-    lines = [line for line in text.splitlines() if line]
-    return [(lines[i], lines[i + 1].strip()) for i in range(0, len(lines), 2)]
+"""Sources whose errors nobody meets at a command line, and where they are met."""
+UNMET = {
+    "--relay: names no relay; write it like relay.example:7443": "an empty flag is not given",
+    "level: must be one of …": "outrelay-cli has looked at it",
+    "limit: must not be negative; 0 means no limit": "outrelay-cli has looked at it",
+    "limit: must be at most …": "outrelay-cli has looked at it",
+    "after_event_id: is for those who follow": "outrelay-cli gives it when it does",
+    "the event to go on after is not in the trail any more": "outrelay-cli begins anew",
+    "event.decision: … is no decision": "relays log it",
+    "the certificate of … has expired": "during a call; TLS says it to who calls",
+    "… may see …, not all tenants": "outrelay-cli asks for an operator's own",
+    "expires_unix_ms: must not be negative; 0 means never": "outrelay-cli has none to give",
+    "rules[…]: id: … is that of another rule too": "outrelay-cli gives no ids",
+    "rules[…]: …": "outrelay-cli has looked at it",
+    "id: … has a rule … already": "outrelay-cli gives no ids",
+    "tenant: is not …": "outrelay-cli names one",
+    "relay … did not answer; it may be an older version": "there are none",
+    "…: cannot listen on …; the address is in use or is not this machine's": "it was tried before",
+    "…: has extensions that cannot be read: …": "no CA issues them",
+    "…: holds a key that cannot be read: …": "no CA issues them",
+    "is not a directory of ours alone; remove it": "somebody wants to be the controller",
+    "cannot be made: …": "it was tried before",
+}
+"""What nobody meets, and why."""
 
 
 def rows() -> dict[str, int]:
@@ -310,9 +108,6 @@ def matches(message: str, line: str) -> bool:
     return re.fullmatch(".+?".join(map(re.escape, parts)), line) is not None
 
 
-Place = dict[str, str]
-
-
 @pytest.fixture(scope="module")
 def pki() -> TestPki:
     return TestPki()
@@ -320,111 +115,8 @@ def pki() -> TestPki:
 
 @pytest.fixture(scope="module")
 def place(pki: TestPki) -> Iterator[Place]:
-    """A folder of everything that can be wrong, which everybody may enter."""
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        here = Path(name)
-        here.chmod(0o755)
-        write_files(here, pki)
-        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        udp.bind(("127.0.0.1", 0))
-        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            nobody = address_of(gone)
-        yield {
-            **{role: flags_of(here, role) for role in ("relay", "agent", "controller")},
-            "here": name,
-            "ca": f"{name}/ca.pem",
-            "long": "x" * 120,
-            "udp": address_of(udp),
-            "tcp": address_of(tcp),
-            "nobody": nobody,
-        }
-        (here / "locked").chmod(0o755)
-
-
-def write_files(here: Path, pki: TestPki) -> None:
-    holders = {
-        "relay": pki.relay(),
-        "agent": pki.agent(),
-        "controller": pki.controller(),
-        "stranger": TestPki().operator(),
-        "nobody": pki.hostile(Hostile.NO_URI),
-        "expired": pki.hostile(Hostile.EXPIRED, role=Role.RELAY, usage=Usage.SERVER),
-        "gone": pki.hostile(Hostile.EXPIRED, role=Role.OPERATOR),
-        "early": pki.hostile(Hostile.NOT_YET_VALID, role=Role.RELAY, usage=Usage.SERVER),
-        "late": pki.forge(
-            pki.controller().identity,
-            dns_names=("controller.outrelay.internal",),
-            not_before=pki.now - 2 * DAY,
-            not_after=pki.now - timedelta(seconds=1),
-        ),
-    }
-    for stem, credentials in holders.items():
-        save(credentials, here / stem)
-    save_trust(pki.trust, here / "ca.pem")
-    save_trust(TestPki().trust, here / "other.pem")
-    (here / "encrypted.key").write_bytes(
-        holders["relay"].private_key.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
-        )
-    )
-    for name, text in TEXTS.items():
-        (here / name).write_text(text)
-    write_databases(here)
-    (here / "locked.key").write_bytes(holders["relay"].private_key_pem)
-    (here / "locked.key").chmod(0)
-
-
-def write_databases(here: Path) -> None:
-    (here / "locked").mkdir()
-    for name, statement in (
-        ("foreign.db", "CREATE TABLE theirs (x)"),
-        ("newer.db", "PRAGMA user_version = 999"),
-        ("locked.db", "VACUUM"),
-        ("locked/x.db", "VACUUM"),
-    ):
-        connection = sqlite3.connect(here / name)
-        connection.execute(statement)
-        connection.close()
-    (here / "locked.db").chmod(0o444)
-    (here / "locked" / "x.db").chmod(0o666)
-    (here / "locked").chmod(0o555)
-
-
-def flags_of(here: Path, role: str) -> str:
-    return f"--cert {here}/{role}.pem --key {here}/{role}.key --ca {here}/ca.pem"
-
-
-def address_of(sock: socket.socket) -> str:
-    host, port = sock.getsockname()
-    return f"{host}:{port}"
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Be nobody for a while, where we are root."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-@contextmanager
-def small_files() -> Iterator[None]:
-    """Let no file grow beyond 8 KiB."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-CONDITIONS = {"unprivileged": unprivileged, "small-files": small_files}
+    with place_of(pki) as found:
+        yield found
 
 
 @pytest.fixture
@@ -444,7 +136,7 @@ def test_services(message: str, command: str, place: Place) -> None:
     with ExitStack() as stack:
         if words[0] in CONDITIONS:
             stack.enter_context(CONDITIONS[words.pop(0)]())
-        if "used.db" in command:
+        if words[-1].endswith(("used.db", "spool")):
             stack.enter_context(used(Path(words[-1])))
         environment = dict([words.pop(0).split("=", 1)]) if "=" in words[0] else {}
         program = words.pop(0)
@@ -460,7 +152,10 @@ def test_services(message: str, command: str, place: Place) -> None:
 
 @contextmanager
 def used(path: Path) -> Iterator[None]:
-    """Another controller has the file."""
+    """Another controller has the file, or another relay the folder."""
+    if path.suffix != ".db":
+        path.mkdir()
+        path /= LOCK
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -472,15 +167,27 @@ async def test_the_cli(
 ) -> None:
     async with live_controller(tmp_path, pki) as running:
         words = shlex.split(command.format_map({**place, **running.targets}))
-        who = None if words[0] == "anonymous" else pki.operator("acme", "alice")
-        user = cli_of(tmp_path, running, who)
-        if who is None:
+        tenant = "" if words[0] == "anonymous" else "system" if words[0] == "system" else "acme"
+        if tenant != "acme":
             del words[0]
-        done = await user.run(*words, stdin=TEXTS["rules.yaml"])
-    name, _, said = done.stderr.removesuffix("\n").partition(": ")
+        if "r1" in words and tenant == "system":
+            await register_relay(running)
+        user = cli_of(tmp_path, running, pki.operator(tenant, "alice") if tenant else None)
+        if "=" in words[0]:
+            name, _, value = words.pop(0).partition("=")
+            user.environment[name] = value
+        done = await user.run(*words, stdin=TEXTS["rules.yaml"] if words[-1] == "-" else "")
+    (line,) = (line for line in done.stderr.splitlines() if not line.endswith(PROMPT))
+    name, _, said = line.partition(": ")
     assert name == "outrelay-cli"
     assert matches(message, said), said
     assert done.exit_code == rows()[message]
+
+
+async def register_relay(running: LiveController) -> None:
+    """A relay that is known to the controller, and not connected with it."""
+    async with running.as_relay("r1") as services:
+        await services.registry.UpsertRelay(relay_beat("r1"), timeout=TIMEOUT)
 
 
 def test_a_full_database() -> None:
@@ -493,6 +200,36 @@ def test_a_full_database() -> None:
     assert matches(IN_THE_STORE, str(raised.value))
 
 
+async def test_rules_that_changed_meanwhile(pki: TestPki, tmp_path: Path) -> None:
+    request = ReplacePoliciesRequest(tenant="acme", expected_revision=7)
+    async with live_controller(tmp_path, pki) as running, running.as_operator() as services:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await services.policy.ReplacePolicies(request, timeout=TIMEOUT)
+    assert matches(RACED, f"controller ADDRESS: {refused.value.details()}")
+
+
 def test_every_line_of_the_page_has_a_case() -> None:
-    tried = {message for message, _ in cases(SERVICES) + cases(CLI)} | {IN_THE_STORE}
+    tried = {message for message, _ in cases(SERVICES) + cases(CLI)} | {IN_THE_STORE, RACED}
     assert tried == rows().keys()
+
+
+def told_to_users() -> list[Raised]:
+    return [each for each in raised() if not each.where.startswith(tuple(ELSEWHERE))]
+
+
+@pytest.mark.parametrize("found", told_to_users(), ids=str)
+def test_whatever_the_sources_raise_has_a_line_on_the_page(found: Raised) -> None:
+    if found.said not in UNMET:
+        assert [row for row in rows() if found.may_be(row)], found.said
+
+
+def test_what_is_raised_is_found_in_the_sources(tmp_path: Path) -> None:
+    source = tmp_path / "some.py"
+    source.write_text(
+        "def f(path, error):\n"
+        "    fault = f'is odd: {error}'\n"
+        "    raise ConfigError(str(path), fault, 'mend it')\n"
+    )
+    (found,) = raised(tmp_path)
+    assert found.may_be("FILE: is odd: WHY; mend it")
+    assert not found.may_be("FILE: is odd; mend it")

@@ -1,11 +1,11 @@
 """Somebody is on call at night: what is wrong is found with the doctor, correlate and the numbers.
 
-Each test breaks one thing and then looks at nothing else.
+Each test breaks one thing and then types what the page on troubleshooting has for it, and looks at
+nothing else. ``on_the_page`` holds the page to what was looked for.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ import pytest
 
 from outrelay.lib.values import address_text
 from tests.integration.peers import answer_to, echo_until_cut, unused_port
-from tests.integration.test_correlate import LOGS, call_refused, story, write_logs
+from tests.integration.test_correlate import LOGS, call_refused, write_logs
 from tests.integration.world import ANY_PORT, APP, DEAD, SECRET, World
 from tests.support.asking import ask
 from tests.support.pki import agent_identity
@@ -27,22 +27,39 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 CARRIERS = ("quic",)  # what the tools say of TCP is tested with each of them
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+MINUTE = PAGE.read_text().partition("## In a minute\n")[2].partition("\n## ")[0]
+
+
+def on_the_page(*words: str) -> None:
+    """A row of the page tells of all of these."""
+    assert any(all(word in row for word in words) for row in MINUTE.splitlines()), words
+
+
 async def numbers(program: Program) -> Mapping[str, float]:
     """What it counts, by series."""
-    found = (await ask(await program.listening(service="debug"), "/debug/metrics")).json()
-    assert isinstance(found, dict)
-    return found
+    text = (await ask(await program.listening(service="debug"), "/metrics")).text
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {series: float(value) for series, value in pairs}
 
 
-async def doctor(world: World, *flags: str | Path, holder: str = "agent-a") -> dict[str, str]:
-    """What is not well, and what to do about it, by subject."""
-    given = (*world.credentials(holder), *flags)
-    done = await run("outrelay-agent", "doctor", "--log-format", "json", *given)
-    return {
-        each["subject"]: f"{each['result']}: {each['text']} -> {each['advice']}"
-        for each in map(json.loads, done.stdout.splitlines())
-        if each["result"] != "ok"
-    }
+async def doctor(world: World, *flags: str | Path, holder: str = "agent-a") -> list[str]:
+    """What is not well, each with what to do about it."""
+    done = await run("outrelay-agent", "doctor", *world.credentials(holder), *flags)
+    found = done.stdout.replace(ADVICE, " -> ").splitlines()
+    return [each for each in found if not each.startswith("ok ")]
+
+
+ADVICE = "\n      -> "
+
+
+async def row(folder: Path, service: str) -> str:
+    """The newest stream of a service, as correlate's table has it."""
+    table = ("correlate", "--output", "table", "--since", "15m", *LOGS)
+    done = await run(*table, cwd=folder, env={"COLUMNS": "200"})
+    assert done.code == 0, done
+    rows = [each.split() for each in done.stdout.splitlines()]
+    return " ".join([each for each in rows if service in each][-1])
 
 
 async def test_the_relay_is_down(own_world: World) -> None:
@@ -53,8 +70,9 @@ async def test_the_relay_is_down(own_world: World) -> None:
     assert found["outrelay_ready"] == 0
     assert found["outrelay_uplink_losses_total"] == 1
     said = await doctor(world, "--relay", at)
-    (about,) = (text for subject, text in said.items() if at in subject)
-    assert about.startswith("fail: ")
+    (about,) = (each for each in said if at in each)
+    assert about.startswith("FAIL  relay ")
+    on_the_page("outrelay_ready", "outrelay_uplink_losses_total", "`FAIL relay")
 
 
 async def test_a_rule_is_missing(world: World, tmp_path: Path) -> None:
@@ -64,12 +82,15 @@ async def test_a_rule_is_missing(world: World, tmp_path: Path) -> None:
     await world.relay.event("stream refused", stream_id=stream_id)
     assert (await numbers(world.relay))[series] == before + 1
     write_logs(world, tmp_path)
-    found = await story(tmp_path, stream_id, *LOGS)
-    assert (found["stopped_at"], found["reason"][:3]) == ("relay", "403")
+    found = await row(tmp_path, SECRET)
+    assert str(stream_id) in found
+    assert "refused, relay 403 " in found
     relay = await world.relay_address()
     async with world.backend.serving(echo_until_cut):
         said = await doctor(world, "--relay", relay, "--open", f"--consume={SECRET}@{ANY_PORT}")
-    assert "policy add" in said[f"open {SECRET}"]
+    (about,) = (each for each in said if each.startswith(f"FAIL  open {SECRET}: "))
+    assert "outrelay-cli policy add " in about
+    on_the_page(series, "`refused, relay`", "`FAIL open", "`outrelay-cli policy add`")
 
 
 async def test_a_backend_is_down(world: World, tmp_path: Path) -> None:
@@ -79,17 +100,19 @@ async def test_a_backend_is_down(world: World, tmp_path: Path) -> None:
     await world.relay.event("stream refused", stream_id=stream_id)
     assert (await numbers(world.relay))[series] == before + 1
     write_logs(world, tmp_path)
-    found = await story(tmp_path, stream_id, *LOGS)
-    assert (found["stopped_at"], found["reason"][:3]) == ("provider", "502")
+    found = await row(tmp_path, DEAD)
+    assert str(stream_id) in found
+    assert "refused, provider 502 " in found
     relay, nobody = await world.relay_address(), address_text(unused_port())
     said = await doctor(world, "--relay", relay, f"--expose={DEAD}={nobody}", holder="agent-b")
-    assert [subject for subject in said if DEAD in subject or nobody in subject]
+    assert [each for each in said if each.startswith(f"FAIL  backend of {DEAD}: {nobody}")]
+    on_the_page(series, "`refused, provider`", "`FAIL backend of")
 
 
 async def test_a_certificate_has_ended(own_world: World) -> None:
     world = own_world
     identity = agent_identity("acme")
-    world.issue(identity, lifetime=timedelta(seconds=8), name=identity.name)
+    world.issue(identity, lifetime=timedelta(seconds=20), name=identity.name)
     agent = await world.start_agent(identity.name)
     await agent.event("connected")
     ends = (await numbers(agent))["outrelay_certificate_not_after_timestamp_seconds"]
@@ -99,6 +122,7 @@ async def test_a_certificate_has_ended(own_world: World) -> None:
     done = await run("outrelay-agent", "doctor", *at, *world.credentials(identity.name))
     assert done.code == 78
     assert f"{identity.name}.pem: expired at" in done.stderr
+    on_the_page("outrelay_certificate_not_after_timestamp_seconds", "`expired at`")
 
 
 async def test_udp_is_blocked(own_world: World) -> None:
@@ -115,15 +139,16 @@ async def test_udp_is_blocked(own_world: World) -> None:
         )
         await agent.event("connected", carrier="tcp")
         found = await numbers(agent)
-        assert found['outrelay_connections{role="relay",carrier="tcp"}'] == 1
+        assert found['outrelay_connections{carrier="tcp",role="relay"}'] == 1
         said = await doctor(world, *ways, holder=identity.name)
-    (about,) = said.values()
-    assert about.startswith("warn: ")
+    (about,) = said
+    assert about.startswith("warn  relay ")
     assert "UDP" in about
+    on_the_page('outrelay_connections{carrier="tcp",role="relay"}', "`warn relay")
 
 
 async def test_nothing_is_wrong(world: World) -> None:
     async with world.backend.serving(echo_until_cut):
         assert await answer_to(world.at[APP], b"hello") == b"hello"
     assert (await numbers(world.consumer))["outrelay_ready"] == 1
-    assert await doctor(world, "--relay", await world.relay_address()) == {}
+    assert await doctor(world, "--relay", await world.relay_address()) == []

@@ -129,6 +129,7 @@ def test_tells_who_is_who_and_what_to_do_next(out: Path) -> None:
         assert re.search(rf"^  {stem} +{credentials(out, stem).identity}$", output, re.MULTILINE)
     for program in ("controller", "relay", "agent", "cli"):
         assert f"\n  outrelay-{program} " in output
+    assert output.count("--debug-listen ") == 1  # of two agents on one host one has the default
     assert str(out) in output
     assert "PRIVATE KEY" not in output
 

@@ -95,7 +95,7 @@ def _is_uri(_context: click.Context, _parameter: click.Parameter, value: str) ->
         try:
             Identity.parse(value)
         except IdentityError as error:
-            raise click.BadParameter(str(error)) from error
+            raise click.BadParameter(f"{error.subject} {error.fault}") from error
     return value
 
 

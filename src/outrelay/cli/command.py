@@ -38,6 +38,9 @@ _EXITS = {
 }
 
 
+NOT_CONFIRMED = "not confirmed, so nothing was changed; --yes does not ask"
+
+
 class Program(OneLine, click.Group):
     """The root of the commands, where their errors arrive."""
 
@@ -48,6 +51,9 @@ class Program(OneLine, click.Group):
         except OutRelayError as error:
             click.echo(f"{PROGRAM}: {error}", err=True)
             ctx.exit(exit_code(error))
+        except click.Abort:
+            click.echo(f"\n{PROGRAM}: {NOT_CONFIRMED}", err=True)
+            ctx.exit(EXIT_FAILED)
 
 
 def exit_code(error: OutRelayError) -> int:

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.observe.throttle import Throttle
@@ -70,7 +71,7 @@ def clear_socket(path: Path) -> None:
         path.unlink()
         return
     except OSError as error:
-        raise _fault(path, f"cannot be used: {error.strerror}") from error
+        raise _fault(path, f"cannot be used: {error.strerror}", advice.on_file(error)) from error
     raise _fault(path, "is served by another controller; stop it or give another path")
 
 
@@ -88,7 +89,9 @@ def inner_directory(path: Path) -> Iterator[None]:
         found = inner.parent.lstat()
         inner.unlink(missing_ok=True)
     except OSError as error:
-        raise _fault(inner.parent, f"cannot be used: {error.strerror}") from error
+        raise _fault(
+            inner.parent, f"cannot be used: {error.strerror}", advice.on_file(error)
+        ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise _fault(inner.parent, "is not a directory of ours alone; remove it")
     try:
@@ -202,5 +205,5 @@ async def _pump(reader: StreamReader, writer: StreamWriter) -> None:
         writer.close()
 
 
-def _fault(path: Path, fault: str) -> ConfigError:
-    return ConfigError("--admin-socket", f"{path} {fault}")
+def _fault(path: Path, fault: str, fix: str = "") -> ConfigError:
+    return ConfigError("--admin-socket", f"{path} {fault}", fix)

@@ -39,7 +39,7 @@ from outrelay.lib import advice
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.observe import logs
 from outrelay.lib.service import EXIT_CONFIG, act, print_fault, serve
-from outrelay.lib.usage import OneLine
+from outrelay.lib.usage import OneLine, program_of
 from outrelay.lib.values import (
     Address,
     address_text,
@@ -420,12 +420,12 @@ class ServiceCommand(OneLine):
         try:
             return super().parse_args(ctx, args)
         except ConfigError as error:
-            raise _Fault(self, str(error)) from error
+            raise _Fault(ctx, str(error)) from error
         except click.BadParameter as error:
             fault = _fault_of(error, ctx)
             if fault is None:
                 raise
-            raise _Fault(self, fault) from error
+            raise _Fault(ctx, fault) from error
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the program."""
@@ -435,18 +435,18 @@ class ServiceCommand(OneLine):
         try:
             super().invoke(ctx)
         except ConfigError as error:
-            raise _Fault(self, str(error)) from error
+            raise _Fault(ctx, str(error)) from error
 
 
 class _Fault(click.ClickException):
     exit_code = EXIT_CONFIG
 
-    def __init__(self, program: click.Command, fault: str) -> None:
+    def __init__(self, ctx: click.Context, fault: str) -> None:
         super().__init__(fault)
-        self._program = program
+        self._program = program_of(ctx)
 
     def show(self, file: IO[str] | None = None) -> None:
-        click.echo(f"{self._program.name}: {self.message}", file=file, err=True)
+        click.echo(f"{self._program}: {self.message}", file=file, err=True)
 
 
 def _fault_of(error: click.BadParameter, ctx: click.Context) -> str | None:

@@ -46,7 +46,7 @@ class OneLine(click.Command):
     def _one_line(self, error: click.UsageError) -> click.ClickException:
         if isinstance(error, NoArgsIsHelpError):
             return error
-        program = error.ctx.command_path.split()[0] if error.ctx else self.name or ""
+        program = program_of(error.ctx) if error.ctx else self.name or ""
         return _UsageFault(program, line_of(error))
 
 
@@ -59,6 +59,11 @@ class _UsageFault(click.ClickException):
 
     def show(self, file: IO[str] | None = None) -> None:
         click.echo(f"{self._program}: {self.message}", file=file, err=True)
+
+
+def program_of(ctx: click.Context) -> str:
+    """Which program's command line it is, whatever the command."""
+    return ctx.command_path.split()[0]
 
 
 def line_of(error: click.UsageError) -> str:
@@ -74,10 +79,16 @@ def _fault_of(error: click.UsageError) -> str:
     if param is None:
         text = _SUGGESTION.sub(r"; did \1", error.format_message()).rstrip(".")
         return text[:1].lower() + text[1:]
-    name = (
-        max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
-    )
+    name = _name_of(param)
     if isinstance(error, click.MissingParameter):
         return f"{name}: is missing"
     assert isinstance(error, click.BadParameter)
-    return f"{name}: {error.message.rstrip('.')}"
+    return f"{name}: {error.message.rstrip('.').replace('integer range', 'number')}"
+
+
+def _name_of(param: click.Parameter) -> str:
+    """A flag's longest form; of an argument what the help shows, or its name where that is long."""
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len)
+    shown = param.human_readable_name
+    return (param.name or "").upper() if "|" in shown else shown

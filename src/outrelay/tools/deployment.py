@@ -51,6 +51,7 @@ class Deployment:
         tell: Gets the command lines.
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
         agent: What to run as an agent: a console script, or a module.
+        through: A module that runs the services, by the names of their scripts; none when empty.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Deployment:
         *,
         carrier: Carrier = Carrier.QUIC,
         agent: str = "outrelay-agent",
+        through: str = "",
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -68,6 +70,7 @@ class Deployment:
         self._directory = directory
         self._carrier = carrier
         self._agent = agent
+        self._through = through
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
@@ -191,6 +194,9 @@ class Deployment:
     def _start(self, script: str, *arguments: str, name: str = "") -> Program:
         arguments = (*arguments, *programs.OWN_PORT)
         self.tell(programs.command_line(script, arguments))
+        name = name or script.removeprefix("outrelay-")
+        if self._through:
+            script, arguments = self._through, (script, *arguments)
         with programs.signals_held():
             program = Program(script, arguments, directory=self._directory, name=name)
             self.running.append(program)

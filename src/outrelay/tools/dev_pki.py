@@ -225,7 +225,8 @@ They end on {ends}. Next, in that folder, each in a terminal of its own:
   outrelay-controller --cert controller.pem --key controller.key --ca ca.pem
   outrelay-relay --cert relay.pem --key relay.key --ca ca.pem
   outrelay-agent --cert agent-b.pem --key agent-b.key --ca ca.pem --expose web=127.0.0.1:8080
-  outrelay-agent --cert agent-a.pem --key agent-a.key --ca ca.pem --consume web@127.0.0.1:9000
+  outrelay-agent --cert agent-a.pem --key agent-a.key --ca ca.pem --consume web@127.0.0.1:9000 \\
+    --debug-listen 127.0.0.1:9103
 
 and let agent-a call the service that agent-b exposes:
 

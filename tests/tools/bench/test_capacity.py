@@ -12,7 +12,7 @@ from outrelay.tools.bench import capacity
 from outrelay.tools.bench.capacity import QUICK, TRIALS, At, Place, Reading, Trial
 from outrelay.tools.deployment import TENANT, Deployment
 
-LONG = ("outages", "cost of resuming")
+LONG = ("outages", "cost of resuming", "observing")
 """Trials with deployments of their own, and that wait for what agents notice after seconds."""
 
 

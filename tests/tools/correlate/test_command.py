@@ -203,7 +203,9 @@ def test_a_file_that_cannot_be_read_is_told_and_the_rest_shown(tmp_path: Path) -
     done = correlate(*names, tmp_path / "absent")
     assert done.exit_code == 1
     assert done.stdout.count("\n") == 7
-    assert done.stderr == f"correlate: {tmp_path}/absent: No such file or directory\n"
+    assert (
+        done.stderr == f"correlate: {tmp_path}/absent: No such file or directory; check the path\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def status_at(address: Address) -> Status:
         reason = f"nobody answers there ({error.strerror or error}); {HINT}"
         raise Refused(where, reason) from error
     except http.client.HTTPException as error:
-        raise Refused(where, f"what answers there is no agent; {HINT}") from error
+        raise Refused(where, _stranger("something else")) from error
     finally:
         connection.close()
     return _parsed(text, where, answer.status)
@@ -65,5 +65,9 @@ def _parsed(text: bytes, where: str, code: int) -> Status:
     component = status.get("component") if isinstance(status, dict) else None
     if not isinstance(status, dict) or component != "agent":
         what = f"a {component}" if isinstance(component, str) else "something else"
-        raise Refused(where, f"what answers there is no agent but {what}; {HINT}")
+        raise Refused(where, _stranger(what))
     return status
+
+
+def _stranger(what: str) -> str:
+    return f"what answers there is no agent but {what}; {HINT}"

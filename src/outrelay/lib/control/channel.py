@@ -100,6 +100,8 @@ def control_errors(
 
 
 def _check_target(target: str) -> None:
+    if target == UNIX:
+        raise ConfigError("controller", f"{UNIX!r} names no socket", "write unix:PATH")
     if target.startswith(UNIX):
         return
     try:

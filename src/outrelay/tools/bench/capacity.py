@@ -22,7 +22,8 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
-from outrelay.tools.bench import audit, decisions, large, outages, procfs, rings
+from outrelay.tools.bench import audit, decisions, large, observing, outages, procfs, rings
+from outrelay.tools.bench.pairs import CPU
 from outrelay.tools.deployment import Carrier, Deployment
 
 SERVICE = "load-swarm"
@@ -301,19 +302,40 @@ def _audit(place: Place, size: Size) -> Iterator[Reading]:
 
 
 def _rings(place: Place, size: Size) -> Iterator[Reading]:
-    for carrier in Carrier:
-        directory = place.directory / f"rings-{carrier}"
+    amounts = dict.fromkeys(Carrier, size.transfer)
+    yield from _shares(place, size, rings.shares, amounts, "with resuming, of without", 90)
+
+
+def _observing(place: Place, size: Size) -> Iterator[Reading]:
+    amounts = {Carrier.QUIC: size.transfer, Carrier.TCP: _FASTER * size.transfer}
+    yield from _shares(place, size, observing.measure, amounts, "seen, of unseen", 97)
+
+
+_FASTER = 6
+"""So much more is moved over TCP, for about as long."""
+
+
+def _shares(
+    place: Place,
+    size: Size,
+    measure: Callable[..., Mapping[str, Sequence[float]]],
+    amounts: Mapping[Carrier, int],
+    words: str,
+    goal: float,
+) -> Iterator[Reading]:
+    """The readings of what is compared with what is alike but for one thing."""
+    for carrier, amount in amounts.items():
+        directory = place.directory / f"{measure.__module__}-{carrier}"
         directory.mkdir()
-        found = rings.shares(
-            directory, carrier=carrier, rounds=size.transfers, amount=size.transfer
-        )
-        for direction, values in found.items():
+        found = measure(directory, carrier=carrier, rounds=size.transfers, amount=amount)
+        for name, values in found.items():
+            is_cpu = name == CPU
             yield Reading(
-                name=f"{carrier}, {direction}load: with resuming, of without",
+                name=f"{carrier}, {name if is_cpu else f'{name}load'}: {words}",
                 unit="%",
                 values=[100 * value for value in values],
-                goal=90,
-                at_least=True,
+                goal=200 - goal if is_cpu else goal,
+                at_least=not is_cpu,
             )
 
 
@@ -364,6 +386,7 @@ TRIALS = (
     Trial(name="large controller", hold=_large),
     Trial(name="audit", hold=_audit),
     Trial(name="cost of resuming", hold=_rings),
+    Trial(name="observing", hold=_observing),
     Trial(name="outages", hold=_outages),
 )
 

@@ -1,14 +1,11 @@
 """What it costs to let streams outlive relays: throughput beside agents that cannot, and memory.
 
-Two deployments, alike but for the agents' HELLO, move the same bytes in turn; each pair of
-measurements gives a *share*, so that a slow moment of the machine meets both.
+The two deployments that are compared are alike but for the agents' HELLO.
 """
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +13,8 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address
-from outrelay.tools.bench import procfs, routes
+from outrelay.tools.bench import pairs, procfs, routes
+from outrelay.tools.bench.pairs import Side
 from outrelay.tools.deployment import Carrier, Deployment
 
 _WITHOUT = "outrelay.tools.bench.without_resume"
@@ -40,45 +38,22 @@ def shares(
         amount: Bytes of each.
     """
     with ExitStack() as stack:
-        at = {name: stack.enter_context(_running(directory, name, carrier)) for name in _AGENTS}
-        found: dict[str, list[float]] = {"up": [], "down": []}
-        for number in range(rounds + 1):
-            for direction, values in found.items():
-                rate = {
-                    name: _rate(at[name], direction, amount)
-                    for name in (_AGENTS if number % 2 else reversed(_AGENTS))
-                }
-                if number:
-                    values.append(rate["with"] / rate["without"])
-    return found
+        sides = [stack.enter_context(_running(directory, name, carrier)) for name in _AGENTS]
+        return pairs.shares(*sides, rounds=rounds, amount=amount)
 
 
 _AGENTS = {"with": "outrelay-agent", "without": _WITHOUT}
 
 
 @contextmanager
-def _running(directory: Path, name: str, carrier: Carrier) -> Iterator[Address]:
-    """Where the consumer of one deployment listens."""
+def _running(directory: Path, name: str, carrier: Carrier) -> Iterator[Side]:
+    """One of the deployments."""
     (own := directory / name).mkdir()
     with (
         routes.backend() as (_, address),
         Deployment(own, carrier=carrier, agent=_AGENTS[name]) as deployment,
     ):
-        yield routes.start(deployment, {routes.SERVICE: address})[routes.SERVICE]
-
-
-def _rate(at: Address, direction: str, amount: int) -> float:
-    """Bytes a second."""
-    done = subprocess.run(
-        [*routes.LOAD, direction, str(at[1]), "1", str(amount)],
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
-    if done.returncode:
-        raise RingsFailedError(done.stderr.strip().splitlines()[-1])
-    return float(json.loads(done.stdout)["values"][0])
+        yield Side(at=routes.start(deployment, {routes.SERVICE: address})[routes.SERVICE])
 
 
 def idle(at: Address, pids: Mapping[str, int], streams: int) -> Mapping[str, int]:

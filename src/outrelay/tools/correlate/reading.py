@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Final, cast
 
+from outrelay.lib import advice
+
 STDIN: Final = "-"
 
 LONGEST: Final = 256 * 1024
@@ -48,7 +50,8 @@ def lines_of(name: str) -> Iterator[list[bytes]]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableError(f"the compressed data is damaged ({error})") from error
     except OSError as error:
-        raise UnreadableError(error.strerror or str(error)) from error
+        fault, fix = error.strerror or str(error), advice.on_file(error)
+        raise UnreadableError(f"{fault}; {fix}" if fix else fault) from error
 
 
 def _file(name: str) -> io.BufferedReader:
