@@ -26,6 +26,7 @@ import click
 import pytest
 import structlog
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -153,6 +154,8 @@ FILE: expired at WHEN; clients would refuse it
     controller --cert {here}/late.pem --key {here}/late.key --ca {ca}
 FILE: does not lead to a CA we trust (WHY); clients would refuse it
     controller --cert {here}/controller.pem --key {here}/controller.key --ca {here}/other.pem
+FILE: is an Ed25519 key, which gRPC's TLS does not know; use one of EC P-256
+    controller --cert {here}/edwards.pem --key {here}/edwards.key --ca {ca}
 --cert, --key, --ca: missing, and needed for --listen ADDRESS; give all three, or --listen '' to \
 serve no TLS
     controller
@@ -357,6 +360,11 @@ def write_files(here: Path, pki: TestPki) -> None:
             dns_names=("controller.outrelay.internal",),
             not_before=pki.now - 2 * DAY,
             not_after=pki.now - timedelta(seconds=1),
+        ),
+        "edwards": pki.forge(
+            pki.controller().identity,
+            dns_names=("controller.outrelay.internal",),
+            private_key=ed25519.Ed25519PrivateKey.generate(),
         ),
     }
     for stem, credentials in holders.items():
