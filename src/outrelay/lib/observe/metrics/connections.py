@@ -72,6 +72,22 @@ class UplinkMetrics:
             " doctor` what to do.",
         )
         self.connected, self.failed = tries.labels("connected"), tries.labels("failed")
+        self.refused = counter(
+            registry,
+            "outrelay_uplink_refusals_total",
+            "Endpoints of relays that were dialled and gave no connection.",
+            {
+                "carrier": "`quic` or `tcp`",
+                "reason": "`timeout`: no answer; `unreachable`: nobody listens, or no route;"
+                " `name`: it has no address; `proxy`: the HTTP proxy would not; `certificate`: we"
+                " do not believe the relay's; `alpn`: it speaks another protocol; `peer`: the relay"
+                " ends the handshake, for our certificate or our protocol; `handshake`: anything"
+                " else in it; `hello`: HELLO was refused, or not answered",
+            },
+            todo="`timeout` of `quic` while `tcp` connects: UDP is blocked. `certificate`: of"
+            " another CA, expired, or not for `--server-name`. `peer`, `hello`: the relay's log"
+            " says why. `outrelay-agent doctor` tries each and says what to do.",
+        )
         self.lost = counter(
             registry,
             "outrelay_uplink_losses_total",
