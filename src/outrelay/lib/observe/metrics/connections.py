@@ -39,6 +39,10 @@ class CarrierMetrics:
             todo="`certificate`: somebody has an expired certificate or one of another CA, the log"
             " says from where. `source limit`, `limit`: a flood, or too many agents behind one"
             " address that start at once.",
+            known=(
+                *("certificate", "alpn", "handshake", "timeout", "peer"),
+                *("source limit", "limit"),
+            ),
         )
         self.connections_refused = counter(
             registry,
@@ -47,6 +51,7 @@ class CarrierMetrics:
             {"reason": "the protocol's error code: `denied`, `protocol`, `limit`, `drain`, ..."},
             todo="`denied`: an agent of another tenant. `protocol`: a broken or foreign client."
             " `limit`: one certificate is used by too many processes.",
+            known=("denied", "protocol", "limit", "drain"),
         )
         self.datagrams_dropped = counter(
             registry,
@@ -55,6 +60,7 @@ class CarrierMetrics:
             {"reason": "`forgotten`, `noise`, `proof`, `version`"},
             todo="`forgotten` rises for a moment after a restart. `noise` is scanners; if it costs"
             " much CPU, filter it before the relay.",
+            known=("forgotten", "noise", "proof", "version"),
         )
 
 
