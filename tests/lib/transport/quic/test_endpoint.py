@@ -16,7 +16,6 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.quic import QuicEndpoint, endpoint
 from outrelay.lib.transport.quic.endpoint import PING_IDLE
 from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
-from outrelay.lib.transport.refusal import Cause
 from tests.lib.transport.carriers import LOOPBACK, PKI, Pair, join
 from tests.lib.transport.streams import round_trips
 from tests.support.hostile_quic import raw_client
@@ -179,7 +178,7 @@ async def test_a_dial_to_where_nobody_listens_is_refused_at_once(ends: Ends) -> 
     for _ in range(3):
         with pytest.raises(Refused, match="nobody listens there") as refusal:
             await dialer.dial(address, roles={Role.RELAY})
-        assert (refusal.value.final, refusal.value.cause) == (False, Cause.UNREACHABLE)
+        assert not refusal.value.final
         assert not dialer._dials
         await round_trips(await (await join(listener, dialer)).stream())
 
