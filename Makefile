@@ -127,7 +127,7 @@ CONTAINERS ?= docker
 
 .PHONY: build-image
 build-image: container-engine ## build the image with all programs
-	@$(CONTAINERS) build --file deployments/image/Dockerfile --tag $(IMAGE) .
+	@BUILDAH_FORMAT=docker $(CONTAINERS) build --file deployments/image/Dockerfile --tag $(IMAGE) .
 
 .PHONY: push-image
 push-image: ## push it to where IMAGE=registry/name:tag says

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from click.testing import CliRunner
 
+from outrelay.cli import rated
 from outrelay.cli.command import main
 from outrelay.controller.fleet import attachments
 from outrelay.lib.control.v1.fleet_pb2 import RelayStatus
@@ -83,7 +84,7 @@ async def test_relays_with_what_they_say(cli: Cli) -> None:
     head, line = (await cli.ok("fleet", "relays")).splitlines()
     assert head.split() == [
         "RELAY", "REGION", "STATE", "ENDPOINT", "TCP", "AGENTS", "STREAMS", "SINCE",
-        "CERTIFICATE", "VERSION"
+        "CERT", "VERSION"
     ]  # fmt: skip
     words = line.split()
     assert words[:7] == ["r1", "local", "up", "127.0.0.1:7443", "127.0.0.1:443", "2", "2"]
@@ -117,6 +118,38 @@ async def test_services_with_who_offers_them(cli: Cli) -> None:
     assert line.split()[-1] == AGENT_B
     (record,) = await cli.records("fleet", "services")
     assert record["state"] == "live"
+
+
+async def test_every_list_tells_rates_to_who_asks(
+    cli: Cli, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rated, "BETWEEN", 0.05)
+    relay.moved = 2**30
+    assert "MiB" not in await cli.ok("fleet", "services")
+    for what, others in (("relays", 0), ("agents", 1), ("services", 0), ("streams", 1)):
+        first, *more = await cli.records("fleet", what, "--rates")
+        assert len(more) == others
+        if what == "streams":
+            assert first["rate_up"] == 0  # the other one moves
+            (first,) = more
+        up, down = first["rate_up"], first["rate_down"]
+        assert isinstance(up, int)
+        assert isinstance(down, int)
+        assert 2 * down - 2 <= up <= 2 * down + 2
+        assert up > 0
+        if what == "agents":  # what one sends the other gets
+            assert more[0]["rate_down"] == up
+        head, *_ = (await cli.ok("fleet", what, "--rates")).splitlines()
+        assert ("SENT/s" if what == "agents" else "UP/s") in head.split()
+        assert not any("rate_up" in each for each in await cli.records("fleet", what))
+
+
+async def test_that_rates_are_of_a_part_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rated, "BETWEEN", 0.0)
+    monkeypatch.setattr(rated, "MOST", 1)
+    result = await cli.run("fleet", "services", "--rates")
+    assert result.exit_code == 0
+    assert "there are more than 1 streams: the rates are made of the newest" in result.stderr
 
 
 async def test_a_relay_drains_when_somebody_means_it(system: Cli, relay: ScriptedRelay) -> None:

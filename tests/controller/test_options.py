@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from outrelay.controller.app import serving
 from outrelay.controller.options import ControllerOptions, check, load_identity
+from outrelay.lib.control.channel import CONTROLLER_NAME
 from outrelay.lib.errors import ConfigError
 from outrelay.lib.identity.uri import Role
 from tests.controller.live import options_for
@@ -80,6 +82,15 @@ class TestIdentity:
         files = save(nameless, tmp_path / "nameless")
         (fault,) = faults(options, cert=files.cert, key=files.key)
         assert "is not for the server name controller.outrelay.internal" in fault
+
+    def test_its_key_must_be_of_a_kind_that_grpc_knows(
+        self, options: ControllerOptions, pki: TestPki, tmp_path: Path
+    ) -> None:
+        names, key = ("localhost", CONTROLLER_NAME), ed25519.Ed25519PrivateKey.generate()
+        identity = pki.controller().identity
+        files = save(pki.forge(identity, dns_names=names, private_key=key), tmp_path / "ed")
+        (fault,) = faults(options, cert=files.cert, key=files.key)
+        assert "ed.key: is an Ed25519 key, which gRPC's TLS does not know; use one of" in fault
 
 
 class TestDatabase:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from outrelay.controller.certificate import Certificate
 from outrelay.controller.fleet.attachments import Attachments
+from outrelay.controller.options import load_identity
 from outrelay.controller.views import Shown, views_of
 from outrelay.lib.observe.metrics import new_registry
 from outrelay.lib.observe.views import status_of
+from tests.controller.live import options_for
 from tests.support.pki import TestPki
 
 
@@ -34,10 +39,12 @@ def test_it_shows_the_relays_on_the_line() -> None:
     assert shown.status()["attached"] == 0
 
 
-def test_who_it_is_stands_in_its_certificate() -> None:
-    shown, credentials = Shown(Attachments()), TestPki().controller()
+def test_who_it_is_stands_in_its_certificate(tmp_path: Path) -> None:
+    shown, identity = Shown(Attachments()), load_identity(options_for(tmp_path, TestPki()))
+    assert identity
+    credentials = identity.credentials
 
-    status = status_of(views_of(shown, credentials, new_registry()))
+    status = status_of(views_of(shown, Certificate(identity), new_registry()))
     assert status["identity"] == credentials.identity.uri
     assert status["certificate_not_after_unix_ms"] == int(credentials.expires * 1000)
     assert status_of(views_of(shown, None, new_registry()))["identity"] is None

@@ -169,6 +169,15 @@ def test_the_image_is_built_under_this_version(tmp_path: Path) -> None:
     assert (code, output) == (0, f"build --file deployments/image/Dockerfile --tag {tag} .\n")
 
 
+def test_podman_keeps_the_health_check_of_the_image(tmp_path: Path) -> None:
+    """Its own format of images has none; this is how it is asked for docker's."""
+    path = tmp_path / "engine"
+    path.write_text('#!/bin/sh\n[ "$1" = info ] || echo "$BUILDAH_FORMAT"\n')
+    path.chmod(0o755)
+
+    assert make("build-image", f"CONTAINERS={path}") == (0, "docker\n")
+
+
 def test_the_image_is_pushed_to_a_registry(tmp_path: Path) -> None:
     containers = engine(tmp_path, runs=True)
 

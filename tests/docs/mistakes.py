@@ -98,6 +98,8 @@ FILE: expired at WHEN; clients would refuse it
     controller --cert {here}/late.pem --key {here}/late.key --ca {ca}
 FILE: does not lead to a CA we trust (WHY); clients would refuse it
     controller --cert {here}/controller.pem --key {here}/controller.key --ca {here}/other.pem
+FILE: is an Ed25519 key, which gRPC's TLS does not know; use one of EC P-256
+    controller --cert {here}/edwards.pem --key {here}/edwards.key --ca {ca}
 --cert, --key, --ca: missing, and needed for --listen ADDRESS; give all three, or --listen '' to \
 serve no TLS
     controller

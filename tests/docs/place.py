@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed448
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -139,6 +139,11 @@ def holders(pki: TestPki) -> dict[str, Credentials]:
             dns_names=("controller.outrelay.internal",),
             not_before=pki.now - 2 * DAY,
             not_after=pki.now - timedelta(seconds=1),
+        ),
+        "edwards": pki.forge(
+            controller,
+            dns_names=("controller.outrelay.internal",),
+            private_key=ed25519.Ed25519PrivateKey.generate(),
         ),
         "two": pki.hostile(Hostile.TWO_URIS, role=Role.RELAY, usage=Usage.SERVER),
         "odd": pki.forge(pki.relay().identity, uris=("outrelay://local/cook/r1",)),

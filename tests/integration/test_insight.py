@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outrelay.lib.values import address_text
-from tests.integration.peers import calling, echo, ping
-from tests.integration.world import APP, World
+from tests.integration.peers import calling, echo, ping, unused_port
+from tests.integration.world import APP, CONSUMER, World
 from tests.support.asking import ask
 from tests.support.processes import Program, run
 
@@ -97,6 +97,28 @@ async def test_the_services_know_each_other(world: World) -> None:
     rows = await numbers(world.controller)
     assert rows["outrelay_relays_attached", ()] == 1
     assert rows["outrelay_rows", (("table", "policies"),)] >= 0
+
+
+async def test_a_refused_handshake_is_counted_at_both_ends_and_so_are_other_dials(
+    world: World,
+) -> None:
+    """One relay is not of the name that is asked for, one is not there, one has no address."""
+    before = await numbers(world.relay)
+    relays = [await world.relay_address(), address_text(unused_port()), "relay.invalid:7443"]
+    agent = await world.programs.start(
+        "outrelay-agent",
+        *("--relay", ",".join(relays), "--server-name", "elsewhere"),
+        *world.credentials(CONSUMER),
+    )
+    await agent.event("no relay connected")
+    counted = await numbers(agent)
+    for reason in ("certificate", "unreachable", "name"):
+        labels = (("carrier", "quic"), ("reason", reason))
+        assert counted["outrelay_uplink_refusals_total", labels] >= 1
+    assert counted["outrelay_uplink_connects_total", (("result", "failed"),)] >= 1
+    assert await agent.stop() == 0
+    after = await numbers(world.relay)
+    assert rise(before, after, "outrelay_handshakes_refused_total", reason="peer") >= 1
 
 
 async def test_nothing_secret_is_shown(world: World) -> None:

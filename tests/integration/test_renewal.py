@@ -10,6 +10,7 @@ import pytest
 from outrelay.lib.identity.certs import load_credentials
 from tests.integration.attackers import Mallories
 from tests.integration.peers import calling, echo, ping
+from tests.integration.test_insight import numbers
 from tests.integration.test_resume import transfers_during
 from tests.integration.world import APP, CONSUMER, PROVIDER, World
 from tests.support.patience import PATIENCE
@@ -18,6 +19,7 @@ from tests.support.peers import FEATURES
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 RENEWED = "certificate renewed"
+NOT_AFTER = "outrelay_certificate_not_after_timestamp_seconds"
 
 
 def renew(world: World, holder: str, lifetime: timedelta = timedelta(hours=2)) -> float:
@@ -77,3 +79,19 @@ async def test_a_relay_shows_its_new_certificate_to_who_comes_in(own_world: Worl
             await ping(*another)
     for each in (world.consumer, world.provider):
         assert not each.seen("disconnected")
+
+
+async def test_a_controller_shows_its_new_certificate_without_a_restart(own_world: World) -> None:
+    """Nobody tells it to look. The relay's line to it stays, its number follows."""
+    world = own_world
+    mark = world.controller.mark()
+    ends = renew(world, "controller")
+    await world.controller.event(RENEWED, since=mark, timeout=PATIENCE)
+    number = (await numbers(world.controller))[NOT_AFTER, ()]
+    assert number == ends
+    assert not world.relay.seen("controller is away")
+    renew(world, "relay")
+    world.relay.send_signal(signal.SIGHUP)  # has its line made anew
+    await world.relay.event("controller is back")
+    async with world.backend.serving(echo), calling(world.at[APP]) as call:
+        await ping(*call)

@@ -7,7 +7,17 @@ from datetime import datetime
 import pytest
 from rich.text import Text
 
-from outrelay.lib.tables import MEDIUM, Column, age, left, moment, print_table, printable, size
+from outrelay.lib.tables import (
+    MEDIUM,
+    SPARE,
+    Column,
+    age,
+    left,
+    moment,
+    print_table,
+    printable,
+    size,
+)
 
 Row = tuple[str, str, str]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -42,6 +52,46 @@ def test_more_columns_are_shown_where_there_is_room(
     print_table(COLUMNS, [("1", "text", "more")])
     head, _ = capsys.readouterr().out.splitlines()
     assert ("MORE" in head) is shown
+
+
+FITTED: tuple[Column[Row], ...] = (
+    Column(title="ID", text=lambda row: row[0], short=lambda row: row[0][:4], whole=True),
+    Column(title="TEXT", text=lambda row: row[1], least=SPARE),
+    Column(title="MORE", text=lambda row: row[2], least=SPARE),
+    Column(title="MOST", text=lambda row: row[2], least=SPARE + 1),
+)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (42, "ID TEXT MORE MOST 1234567890123456 text more more"),
+        (34, "ID TEXT MORE MOST 1234567890123456 text more more"),
+        (33, "ID TEXT MORE MOST 1234 text more more"),
+        (22, "ID TEXT MORE MOST 1234 text more more"),
+        (21, "ID TEXT MORE 1234 text more"),
+        (15, "ID TEXT 1234 text"),
+        (9, "ID 1234"),
+    ],
+)
+def test_where_it_does_not_fit_names_are_short_and_then_columns_go(
+    width: int,
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(FITTED, [("1234567890123456", "text", "more")])
+    assert Text.from_ansi(capsys.readouterr().out).plain.split() == shown.split()
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_text_that_wraps_costs_no_other_column(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(FITTED, [("1", "word " * 20, "more")])
+    head, first, *_ = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert head.split() == ["ID", "TEXT", "MORE", "MOST"]
+    assert first.split()[-1] == "more"
 
 
 def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

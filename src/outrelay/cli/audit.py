@@ -33,7 +33,7 @@ from outrelay.cli.output import (
     word,
 )
 from outrelay.cli.ruleset import DECISIONS
-from outrelay.cli.session import PROGRAM, STREAM_TIMEOUT, Session
+from outrelay.cli.session import STREAM_TIMEOUT, Session, note
 from outrelay.lib.control.v1 import audit_pb2 as pb
 from outrelay.lib.control.v1 import policy_pb2
 from outrelay.lib.control.v1.audit_pb2_grpc import AuditStub
@@ -235,7 +235,7 @@ async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGen
                 call = AuditStub(channel).Query(request)
                 if await call.initial_metadata() or await call.trailing_metadata():  # an answer
                     if away:
-                        _say("the controller is back")
+                        note("the controller is back")
                     begun, away = True, False
                     backoff.reset()
                 async for event in call:
@@ -246,15 +246,10 @@ async def _followed(session: Session, request: pb.QueryAuditRequest) -> AsyncGen
             if not begun or error.status != "UNAVAILABLE":
                 raise
         if not away:
-            _say("the controller is away; waiting for it")
+            note("the controller is away; waiting for it")
         away = True
         request.limit = MOST_PAST  # for who has seen nothing yet, all there is is new
         await asyncio.sleep(backoff.delay(LONGEST_PAUSE))
-
-
-def _say(text: str) -> None:
-    """Tell whoever watches, beside what is shown."""
-    click.echo(f"{PROGRAM}: {text}", err=True)
 
 
 def _before_now(seconds: float | None) -> int:

@@ -14,7 +14,8 @@ import click
 from outrelay.cli import fleet_columns as columns
 from outrelay.cli.flags import calls_controller, examples
 from outrelay.cli.output import TABLE, print_record, print_rows, record_of
-from outrelay.cli.session import PROGRAM, TIMEOUT, Session
+from outrelay.cli.rated import measured, rates_flag, recorded
+from outrelay.cli.session import TIMEOUT, Session, note
 from outrelay.lib.control.v1 import fleet_pb2 as pb
 from outrelay.lib.control.v1 import registry_pb2 as registry
 from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
@@ -40,13 +41,15 @@ def fleet() -> None:
     epilog=examples(
         """
         outrelay-cli fleet relays
+        outrelay-cli fleet relays --rates
         outrelay-cli fleet relays --output json
         """
     )
 )
 @limited("relays")
+@rates_flag
 @calls_controller
-async def relays(session: Session, *, limit: int) -> None:
+async def relays(session: Session, *, limit: int, rates: bool) -> None:
     """Show the relays: whether they are up, where, and what they carry.
 
     Of a tenant these are the relays where it has an agent or a service, with what is the
@@ -54,8 +57,11 @@ async def relays(session: Session, *, limit: int) -> None:
     """
     request = registry.ListRelaysRequest(tenant=session.tenant, limit=limit)
     async with session.channel() as channel:
+        passing = await measured(channel, session.tenant, wanted=rates)
         answer = await RegistryStub(channel).ListRelays(request, timeout=TIMEOUT)
-    print_rows(session.output, columns.relays(_now_ms()), answer.relays, record_of)
+    rate_of = passing.of_relay if passing else None
+    shown = columns.relays(_now_ms(), rate_of)
+    print_rows(session.output, shown, answer.relays, recorded(rate_of))
     _note_missing("relays", limit, truncated=answer.truncated, silent=answer.silent_relays)
 
 
@@ -68,24 +74,28 @@ async def relays(session: Session, *, limit: int) -> None:
     )
 )
 @limited("connections")
+@rates_flag
 @calls_controller
-async def agents(session: Session, *, limit: int) -> None:
+async def agents(session: Session, *, limit: int, rates: bool) -> None:
     """Show the agents that are connected: where, since when, over which carrier.
 
     An agent has a line for each connection: several processes may share a certificate.
     """
     request = registry.ListAgentsRequest(tenant=session.tenant, limit=limit)
     async with session.channel() as channel:
+        passing = await measured(channel, session.tenant, wanted=rates)
         answer = await RegistryStub(channel).ListAgents(request, timeout=TIMEOUT)
-    shown = columns.agents(_now_ms(), tenants=not session.tenant)
-    print_rows(session.output, shown, answer.agents, record_of)
+    rate_of = passing.of_agent if passing else None
+    shown = columns.agents(_now_ms(), rate_of, tenants=not session.tenant)
+    print_rows(session.output, shown, answer.agents, recorded(rate_of))
     _note_missing("connections", limit, truncated=answer.truncated, silent=answer.silent_relays)
 
 
 @fleet.command(epilog=examples("outrelay-cli fleet services"))
 @limited("services")
+@rates_flag
 @calls_controller
-async def services(session: Session, *, limit: int) -> None:
+async def services(session: Session, *, limit: int, rates: bool) -> None:
     """Show which agent offers which service, behind which relay.
 
     A service is live, draining (its relay is leaving) or dead (its relay is gone without a
@@ -93,9 +103,11 @@ async def services(session: Session, *, limit: int) -> None:
     """
     request = registry.ListServicesRequest(tenant=session.tenant, limit=limit)
     async with session.channel() as channel:
+        passing = await measured(channel, session.tenant, wanted=rates)
         answer = await RegistryStub(channel).ListServices(request, timeout=TIMEOUT)
-    shown = columns.services(_now_ms(), tenants=not session.tenant)
-    print_rows(session.output, shown, answer.services, record_of)
+    rate_of = passing.of_service if passing else None
+    shown = columns.services(_now_ms(), rate_of, tenants=not session.tenant)
+    print_rows(session.output, shown, answer.services, recorded(rate_of))
     _note_missing("services", limit, truncated=answer.truncated)
 
 
@@ -108,17 +120,20 @@ async def services(session: Session, *, limit: int) -> None:
     )
 )
 @limited("streams")
+@rates_flag
 @calls_controller
-async def streams(session: Session, *, limit: int) -> None:
+async def streams(session: Session, *, limit: int, rates: bool) -> None:
     """Show the streams that are open, newest first.
 
     Whoever may touch every tenant and names none sees those of all.
     """
     request = pb.ListStreamsRequest(tenant=session.tenant, limit=limit)
     async with session.channel() as channel:
+        passing = await measured(channel, session.tenant, wanted=rates)
         answer = await FleetStub(channel).ListStreams(request, timeout=TIMEOUT)
-    shown = columns.streams(_now_ms(), tenants=not session.tenant)
-    print_rows(session.output, shown, answer.streams, record_of)
+    rate_of = passing.of_stream if passing else None
+    shown = columns.streams(_now_ms(), rate_of, tenants=not session.tenant)
+    print_rows(session.output, shown, answer.streams, recorded(rate_of))
     _note_missing("streams", limit, truncated=answer.truncated, silent=answer.silent_relays)
 
 
@@ -195,10 +210,6 @@ def _silent(relays: Sequence[str]) -> str:
 def _note_missing(what: str, limit: int, *, truncated: bool, silent: Sequence[str] = ()) -> None:
     """Tell what is missing in the answer, beside it."""
     if truncated:
-        _note(f"there are more than {limit} {what}; see --limit")
+        note(f"there are more than {limit} {what}; see --limit")
     if silent:
-        _note(f"{_silent(silent)}: what they carry is missing here")
-
-
-def _note(text: str) -> None:
-    click.echo(f"{PROGRAM}: {text}", err=True)
+        note(f"{_silent(silent)}: what they carry is missing here")

@@ -19,6 +19,7 @@ from outrelay.lib.identity.uri import SCHEME, Identity, Role
 from outrelay.lib.tables import (
     ENDLESS,
     MEDIUM,
+    SPARE,
     WIDE,
     Column,
     RowT,
@@ -31,7 +32,7 @@ from outrelay.lib.tables import (
 )
 
 __all__ = [
-    "FORMATS", "JSON", "MEDIUM", "TABLE", "WIDE", "YAML", "Column", "Lines", "age",
+    "FORMATS", "JSON", "MEDIUM", "SPARE", "TABLE", "WIDE", "YAML", "Column", "Lines", "age",
     "left", "moment", "print_record", "print_rows", "print_table", "printable", "record_of",
     "short_name", "size", "word",
 ]  # fmt: skip

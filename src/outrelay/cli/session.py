@@ -40,6 +40,11 @@ class Missing(click.ClickException):
         click.echo(f"{PROGRAM}: {self.message}", file=file, err=True)
 
 
+def note(text: str) -> None:
+    """Tell whoever reads the answer something, beside it."""
+    click.echo(f"{PROGRAM}: {text}", err=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """Where a command finds its controller, and what it shows.

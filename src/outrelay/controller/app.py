@@ -17,13 +17,13 @@ from outrelay.controller.admin.service import AdminService
 from outrelay.controller.audit.service import AuditService
 from outrelay.controller.authz import ADMIN_SOCKET, PLAINTEXT, always, by_certificate
 from outrelay.controller.calls import Calls
+from outrelay.controller.certificate import Certificate
 from outrelay.controller.clock import now_ms
 from outrelay.controller.fleet.attachments import Attachments
 from outrelay.controller.fleet.service import FleetService
 from outrelay.controller.listeners import Listeners, Services, open_listeners
 from outrelay.controller.options import (
     ControllerOptions,
-    TlsIdentity,
     check_database,
     check_listeners,
     load_identity,
@@ -67,6 +67,7 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
     check_listeners(options)
     check_database(options.db)
     identity = load_identity(options)
+    certificate = Certificate(identity) if identity else None
     registry = new_registry()
     metrics = ControllerMetrics.on(registry)
     attachments = Attachments()
@@ -74,12 +75,15 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
     shown = Shown(attachments)
     try:
         async with AsyncExitStack() as stack:
-            views = views_of(shown, identity.credentials if identity else None, registry)
+            views = views_of(shown, certificate, registry)
             await stack.enter_async_context(opened(options.insight, views))
             store = await stack.enter_async_context(open_store(options.db))
             relays = Relays(await store.bindings.relays(), time.monotonic)
             upkeep = run_upkeep(store, relays, now_ms, options.audit_retention, metrics.store)
             await stack.enter_async_context(beside(upkeep, name="controller: upkeep"))
+            if certificate:
+                following = beside(certificate.run(), name="controller: look at the certificate")
+                await stack.enter_async_context(following)
             services = _services(store, relays, attachments)
             calls = partial(
                 Calls,
@@ -91,7 +95,7 @@ async def serving(options: ControllerOptions) -> AsyncIterator[dict[str, str]]:
             stack.callback(store.close_feeds)
             stack.callback(attachments.close)
             stack.callback(shown.stopping)
-            shown.targets = await _listen(listeners, options, identity)
+            shown.targets = await _listen(listeners, options, certificate)
             yield shown.targets
     except ExceptionGroup as errors:
         raise cause_of(errors) from errors
@@ -108,14 +112,13 @@ def _services(store: Store, relays: Relays, attachments: Attachments) -> Service
 
 
 async def _listen(
-    listeners: Listeners, options: ControllerOptions, identity: TlsIdentity | None
+    listeners: Listeners, options: ControllerOptions, certificate: Certificate | None
 ) -> dict[str, str]:
     """Open the listeners that are asked for."""
     targets = {}
-    if options.listen and identity:
-        address = await listeners.serve_tls(
-            options.listen, identity.credentials, identity.trust, by_certificate(now_ms)
-        )
+    if options.listen and certificate:
+        secure = certificate.server_credentials()
+        address = await listeners.serve_tls(options.listen, secure, by_certificate(now_ms))
         targets["tls"] = address_text(address)
     if options.listen_plaintext:
         address = await listeners.serve_plaintext(options.listen_plaintext, always(PLAINTEXT))

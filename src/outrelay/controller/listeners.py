@@ -38,7 +38,6 @@ from outrelay.lib.control.v1.registry_pb2_grpc import (
     add_RegistryServicer_to_server,
 )
 from outrelay.lib.errors import ConfigError
-from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.tasks import spawn
 from outrelay.lib.values import Address, address_text
 
@@ -104,14 +103,9 @@ class Listeners:
         self._servers: list[grpc.aio.Server] = []
 
     async def serve_tls(
-        self, address: Address, credentials: Credentials, trust: Trust, caller_of: CallerOf
+        self, address: Address, secure: grpc.ServerCredentials, caller_of: CallerOf
     ) -> Address:
         """Serve callers with a certificate; the address, with the port the system chose."""
-        secure = grpc.ssl_server_credentials(
-            [(credentials.private_key_pem, credentials.certificate_pem)],
-            root_certificates=trust.pem,
-            require_client_auth=True,
-        )
         server = self._server(caller_of)
         with _binding("--listen", address):
             port = server.add_secure_port(address_text(address), secure)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
 from outrelay.controller.admin_socket import clear_socket
 from outrelay.controller.store import IN_MEMORY
 from outrelay.lib import advice
@@ -57,9 +59,19 @@ class ControllerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """Where it stands what the TLS listener proves who we are with, and whom it believes."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TlsIdentity:
     """What the TLS listener proves who we are with, and whom it believes."""
 
+    files: TlsFiles
     credentials: Credentials
     trust: Trust
 
@@ -137,7 +149,16 @@ def load_identity(options: ControllerOptions) -> TlsIdentity | None:
             f"missing, and needed for --listen {address_text(options.listen)}",
             "give all three, or --listen '' to serve no TLS",
         )
-    credentials, trust = load_credentials(options.cert, options.key), load_trust(options.ca)
+    return read_identity(TlsFiles(cert=options.cert, key=options.key, ca=options.ca))
+
+
+def read_identity(files: TlsFiles) -> TlsIdentity:
+    """What the TLS listener needs, as it is in its files now.
+
+    Raises:
+        ConfigError: A file is missing, or clients would refuse our certificate.
+    """
+    credentials, trust = load_credentials(files.cert, files.key), load_trust(files.ca)
     try:
         verify_peer(
             (credentials.certificate, *credentials.chain),
@@ -148,8 +169,11 @@ def load_identity(options: ControllerOptions) -> TlsIdentity | None:
             now=datetime.now(UTC),
         )
     except IdentityError as error:
-        raise IdentityError(str(options.cert), error.fault, "clients would refuse it") from error
-    return TlsIdentity(credentials=credentials, trust=trust)
+        raise IdentityError(str(files.cert), error.fault, "clients would refuse it") from error
+    if isinstance(credentials.private_key, ed25519.Ed25519PrivateKey):
+        fault = "is an Ed25519 key, which gRPC's TLS does not know"
+        raise IdentityError(str(files.key), fault, "use one of EC P-256")
+    return TlsIdentity(files=files, credentials=credentials, trust=trust)
 
 
 def _is_loopback(host: str) -> bool:

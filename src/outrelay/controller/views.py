@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
+from outrelay.controller.certificate import Certificate
 from outrelay.controller.fleet.attachments import Attachments
-from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.observe.views import Json, Views
 
 
@@ -51,19 +51,19 @@ class Shown:
         }
 
 
-def views_of(shown: Shown, credentials: Credentials | None, registry: CollectorRegistry) -> Views:
+def views_of(shown: Shown, certificate: Certificate | None, registry: CollectorRegistry) -> Views:
     """The views of a controller.
 
     Args:
         shown: How far it has got.
-        credentials: Who it is; None: nobody, it serves no TLS.
+        certificate: Who it is; None: nobody, it serves no TLS.
         registry: Its numbers.
     """
     return Views(
         component="controller",
         registry=registry,
-        identity=credentials.identity.uri if credentials else "",
-        expires=lambda: credentials.expires if credentials else None,
+        identity=certificate.identity.uri if certificate else "",
+        expires=lambda: certificate.expires if certificate else None,
         unready=shown.unready,
         status=shown.status,
     )

@@ -212,13 +212,15 @@ class Refused(TransportError):
         peer: Address that was dialled, or that dialled us.
         reason: What went wrong, for people.
         final: True when trying again cannot help (a certificate is wrong).
+        cause: The same in a word, for those who count; empty where nobody does.
     """
 
-    def __init__(self, peer: str, reason: str, *, final: bool = False) -> None:
+    def __init__(self, peer: str, reason: str, *, final: bool = False, cause: str = "") -> None:
         super().__init__(peer, reason)
         self.peer = peer
         self.reason = reason
         self.final = final
+        self.cause = cause
 
     def __str__(self) -> str:
         return f"{self.peer}: {self.reason}"

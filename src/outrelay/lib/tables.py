@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-MEDIUM, WIDE = 100, 120
+SPARE, MEDIUM, WIDE = 1, 100, 120
 """Characters of a terminal's width from which there is room for more columns."""
+
+WRAPPED = 24
+"""Characters that a text which wraps is given before columns are left out for it."""
+
+GAP = 2
+"""Characters between two columns."""
 
 ENDLESS = 10_000
 """The width of what is no terminal."""
@@ -33,8 +40,10 @@ class Column(Generic[RowT]):
         title: Its head.
         text: What it shows of a row.
         whole: Never wrapped: made to be copied.
-        least: Characters of a terminal's width below which it is left out.
+        least: Characters of a terminal's width below which it is left out. Above 0 it is left
+            out as well where the table would not fit otherwise, the largest first.
         width: Characters to keep free for it where rows are shown one by one.
+        short: What it shows where the table would not fit otherwise.
     """
 
     title: str
@@ -42,6 +51,16 @@ class Column(Generic[RowT]):
     whole: bool = False
     least: int = 0
     width: int = 0
+    short: Callable[[RowT], str] | None = None
+
+    def takes(self, rows: Sequence[RowT]) -> int:
+        """Characters it needs for ``rows``."""
+        widest = max(cell_len(text) for text in (self.title, *map(self.told, rows)))
+        return widest if self.whole else min(widest, WRAPPED)
+
+    def told(self, row: RowT) -> str:
+        """What is printed of a row."""
+        return printable(self.text(row))
 
 
 def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
@@ -51,11 +70,11 @@ def print_table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> None:
         console.width = ENDLESS
     rows = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [column for column in columns if _is_shown(column, rows, console)]
+    shown = _fitting([each for each in columns if _is_shown(each, rows, console)], rows, console)
     for column in shown:
         table.add_column(column.title, no_wrap=column.whole, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(column.text(row))) for column in shown))
+        table.add_row(*(Text(column.told(row)) for column in shown))
     console.print(table)
 
 
@@ -108,3 +127,21 @@ def _is_shown(column: Column[RowT], rows: Sequence[RowT], console: Console) -> b
     if column.least > console.width:
         return False
     return not rows or any(column.text(row) for row in rows)
+
+
+def _fitting(
+    columns: list[Column[RowT]], rows: Sequence[RowT], console: Console
+) -> list[Column[RowT]]:
+    """Those there is room for, which are told in short before one of them is left out."""
+    if _together(columns, rows) > console.width:
+        columns = [replace(each, text=each.short or each.text) for each in columns]
+    while _together(columns, rows) > console.width:
+        least = max(columns[::-1], key=lambda each: each.least)  # the last one of these
+        if not least.least:
+            break
+        columns.remove(least)
+    return columns
+
+
+def _together(columns: Sequence[Column[RowT]], rows: Sequence[RowT]) -> int:
+    return sum(each.takes(rows) + GAP for each in columns) - GAP

@@ -14,6 +14,7 @@ from outrelay.agent.session.proof import Proof
 from outrelay.lib.errors import Refused
 from outrelay.lib.transport.dial import Attempt
 from outrelay.lib.transport.memory import EXPIRES
+from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.ways import Carrier, Endpoint
 from tests.agent.place import OPTIONS, RELAY, Place
 
@@ -129,6 +130,16 @@ async def test_only_tcp_can_be_bettered_and_only_by_quic(place: Place) -> None:
     assert not Dialling(BOTH, place.ways(), PROOF).can_climb(over_quic)
     tcp_alone = replace(OPTIONS, relays=(), relays_tcp=(T1.address,))
     assert not Dialling(tcp_alone, place.ways(), PROOF).can_climb(over_tcp)
+
+
+async def test_every_endpoint_that_gives_no_connection_is_told(place: Place) -> None:
+    place.network.forget(Q1.address)
+    told: list[tuple[Endpoint, str]] = []
+    dialling = Dialling(
+        BOTH, place.ways(), PROOF, lambda endpoint, refused: told.append((endpoint, refused.cause))
+    )
+    await lose(dialling)
+    assert told == [(each, Cause.UNREACHABLE) for each in (Q1, Q2, T1, T2)]
 
 
 async def test_climbing_dials_quic_alone(place: Place, orders: list[list[list[Endpoint]]]) -> None:

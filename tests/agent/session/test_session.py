@@ -17,6 +17,7 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside
 from outrelay.lib.transport.memory import MemoryNetwork
+from outrelay.lib.transport.refusal import Cause
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
 from tests.support.events import Events
 from tests.support.ports import unused_port
@@ -222,7 +223,7 @@ async def test_a_relay_that_refuses_hello_for_good_ends_the_agent(
         link.connection.close(code, "not you")
         with pytest.raises(Refused, match=f"not you; {hints.FOR_HELLO}") as refused:
             await agent.ended()
-        assert refused.value.final
+        assert (refused.value.final, refused.value.cause) == (True, Cause.HELLO)
 
 
 async def test_a_relay_that_refuses_hello_for_now_is_asked_again(place: Place) -> None:

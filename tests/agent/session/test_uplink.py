@@ -13,10 +13,14 @@ from outrelay.agent import hints
 from outrelay.agent.session import uplink
 from outrelay.lib.errors import ErrorCode, Refused
 from outrelay.lib.identity.uri import Identity, Role
+from outrelay.lib.insight import Insight
 from outrelay.lib.transport.carrier import Address, Connection, Dialer
 from outrelay.lib.transport.dial import Backoff
 from outrelay.lib.transport.memory import MemoryConnection
+from outrelay.lib.values import parse_address
 from tests.agent.place import AGENT, OPTIONS, SERVICE, Place
+from tests.agent.tcp import HOST
+from tests.support.asking import ask
 from tests.support.ports import unused_port
 from tests.support.relay_peer import Link
 from tests.support.turns import everybody_waits
@@ -150,6 +154,23 @@ async def test_a_relay_that_fails_hello_lets_the_others_go_first(
         await second.accept()
         await place.seen.wait("connected", relay=SECOND_RELAY)
     assert dialer.asked == [(SECOND, "localhost")]
+
+
+async def test_what_gives_no_connection_is_counted_by_carrier_and_reason(place: Place) -> None:
+    """One relay is not there; the other one lets us in, and closes before it answers HELLO."""
+    place.network.forget(SECOND)
+    shown = replace(BOTH, insight=Insight(debug_listen=(HOST, 0)))
+    async with place.agent(options=shown):
+        link = await place.relay.connected()
+        link.connection.close(ErrorCode.LIMIT, "full")
+        await place.relay.accept()
+        await place.seen.wait("connected")
+        line = await place.seen.wait("listening", service="debug")
+        metrics = (await ask(parse_address(str(line["address"])), "/metrics")).text
+    name = 'outrelay_uplink_refusals_total{carrier="quic",reason='
+    counted = dict(each.rsplit(" ", 1) for each in metrics.splitlines() if each.startswith(name))
+    assert set(counted) == {f'{name}"hello"}}', f'{name}"unreachable"}}'}
+    assert counted[f'{name}"hello"}}'] == "1.0"
 
 
 async def test_streams_alive_shorten_the_wait_for_the_next_try(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outrelay.cli.watch.rates import Rate, Rates, between
 from outrelay.cli.watch.sample import Sample
-from outrelay.lib.control.v1.registry_pb2 import RelayInfo
+from outrelay.lib.control.v1.registry_pb2 import AgentInfo, RelayInfo, ServiceInfo
 from tests.controller.fleet.scripted import stream
 from tests.controller.live import AGENT_A, AGENT_B
 
@@ -27,7 +27,21 @@ def test_a_streams_rate_is_its_relays_and_both_agents() -> None:
     assert rates.streams == {KEY: Rate(200.0, 0.0)}
     assert rates.relays == {"r1": Rate(200.0, 0.0)}
     assert rates.agents == {(AGENT_A, "r1"): Rate(200.0, 0.0), (AGENT_B, "r1"): Rate(0.0, 200.0)}
+    assert rates.services == {("acme", "db", AGENT_B): Rate(200.0, 0.0)}
     assert rates.streams[KEY].total == 200.0
+
+
+def test_what_has_no_stream_stands_still() -> None:
+    rates = between(sample(1000, 100, 200), sample(3000, 500, 200))
+    assert rates.of_relay(RelayInfo(id="r1")) == Rate(200.0, 0.0)
+    assert rates.of_relay(RelayInfo(id="r2")) == Rate()
+    assert rates.of_agent(AgentInfo(agent_uri=AGENT_B, relay_id="r1")) == Rate(0.0, 200.0)
+    assert rates.of_agent(AgentInfo(agent_uri=AGENT_B, relay_id="r2")) == Rate()
+    service = ServiceInfo(tenant="acme", service="db", agent_uri=AGENT_B)
+    assert rates.of_service(service) == Rate(200.0, 0.0)
+    assert rates.of_service(ServiceInfo(tenant="other", service="db")) == Rate()
+    assert rates.of_stream(stream(1)) == Rate(200.0, 0.0)
+    assert rates.of_stream(stream(2)) is None
 
 
 def test_a_stream_seen_for_the_first_time_has_a_rate_only_if_it_is_new() -> None:

@@ -56,6 +56,8 @@ class ScriptedRelay:
     status: pb.RelayStatus = field(default_factory=pb.RelayStatus)
     asked: list[pb.RelayCommand] = field(default_factory=list)
     answers: bool = True
+    moved: int = 0
+    """Bytes its first stream moves up, and half as many down, from one look to the next."""
 
     async def serve(self) -> None:
         """Answer every command until the call ends, however it ends."""
@@ -73,6 +75,7 @@ class ScriptedRelay:
             case "list":
                 for each in self.streams:
                     await self.call.write(pb.RelayReport(request_id=number, streams=[each]))
+                self._move()
             case "agents":
                 for one in self.agents:
                     await self.call.write(pb.RelayReport(request_id=number, agents=[one]))
@@ -88,6 +91,11 @@ class ScriptedRelay:
                 last.killed = len(self.streams) - len(left)
                 self.streams = left
         await self.call.write(last)
+
+    def _move(self) -> None:
+        for first in self.streams[:1]:
+            first.bytes_up += self.moved
+            first.bytes_down += self.moved // 2
 
     def _agents_of(self, tenant: str) -> list[registry_pb2.AgentInfo]:
         return [each for each in self.agents if tenant in ("", each.tenant)]

@@ -13,6 +13,7 @@ from outrelay.lib.observe.metrics import (
     RelayMetrics,
     new_registry,
 )
+from outrelay.lib.observe.metrics.declare import Catalogue
 
 
 def names(registry: CollectorRegistry) -> set[str]:
@@ -82,6 +83,23 @@ def test_every_family_is_ours_and_says_what_it_is(
     for family in registry.collect():
         assert family.name.startswith("outrelay_")
         assert family.documentation.endswith(".")
+
+
+@pytest.mark.parametrize("declare", [RelayMetrics.on, AgentMetrics.on])
+def test_what_labels_begin_with_is_what_the_reference_says_of_them(
+    declare: Callable[[CollectorRegistry], object],
+) -> None:
+    registry = Catalogue()
+    declare(registry)
+
+    said = {each.name: each.labels for each in registry.declared}
+    begun = [
+        sample for family in registry.collect() for sample in family.samples if sample.name in said
+    ]
+    assert any(sample.labels == {"result": "closed"} for sample in begun)
+    for sample in begun:
+        for label, value in sample.labels.items():
+            assert f"`{value}`" in said[sample.name][label]
 
 
 def test_two_services_in_one_process_do_not_meet() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import NoReturn
 
 import pytest
@@ -16,6 +17,7 @@ from outrelay.lib.transport import dial as dialing
 from outrelay.lib.transport.carrier import Address, Connection
 from outrelay.lib.transport.dial import Attempt, Backoff, dial, in_turn, race, resolve
 from outrelay.lib.transport.memory import MemoryConnection, MemoryNetwork
+from outrelay.lib.transport.refusal import Cause
 from tests.support.virtual_loop import elapsed
 
 AGENT = Identity.parse("outrelay://acme/agent/4a9c3f52-6d0e-4c0b-9a57-0d1f3b7e2c11")
@@ -140,6 +142,18 @@ async def test_several_refusals_are_told_in_one(second_final: bool, final: bool)
     assert refusal.value.final is final
 
 
+async def test_of_several_refusals_the_first_says_why_and_one_for_good_before_others() -> None:
+    async def refuse(cause: Cause, *, final: bool = False) -> Connection:
+        raise Refused("a:1", cause, cause=cause, final=final)
+
+    certificate = partial(refuse, Cause.CERTIFICATE, final=True)
+    others = [partial(refuse, each) for each in (Cause.TIMEOUT, Cause.NAME)]
+    for attempts, cause in ((others, Cause.TIMEOUT), ([*others, certificate], Cause.CERTIFICATE)):
+        with pytest.raises(Refused) as refusal:
+            await race([attempts], one_peer=True)
+        assert refusal.value.cause is cause
+
+
 async def test_one_peer_and_one_reason_are_told_once() -> None:
     with pytest.raises(Refused, match=r"^a:1, b:2: nobody answered$"):
         await race([[refused("a:1"), refused("b:2"), refused("a:1")]])
@@ -206,7 +220,7 @@ async def test_an_address_that_refuses_for_good_speaks_for_its_name(
 async def test_an_address_has_a_limit_to_answer() -> None:
     with pytest.raises(Refused, match=r"no answer within 0\.01 s") as refusal:
         await dial_name(Names(Place()), limit=0.01)
-    assert not refusal.value.final
+    assert (refusal.value.final, refusal.value.cause) == (False, Cause.TIMEOUT)
 
 
 @pytest.mark.usefixtures("two_addresses")
@@ -316,7 +330,7 @@ async def test_a_name_without_address_may_have_one_later(
     monkeypatch.setattr(loop, "getaddrinfo", resolving(fail))
     with pytest.raises(Refused, match="the name has no address: ") as refusal:
         await resolve(("relay.test", 7443))
-    assert not refusal.value.final
+    assert (refusal.value.final, refusal.value.cause) == (False, Cause.NAME)
 
 
 def most(_: float, bound: float) -> float:

@@ -11,6 +11,7 @@ import pytest
 
 from outrelay.lib.errors import ErrorCode, LocalProtocolError, Refused
 from outrelay.lib.identity.uri import Role
+from outrelay.lib.transport.refusal import Cause
 from tests.lib.transport.carriers import PKI, Pair, join
 from tests.lib.transport.grounds import GROUNDS, Ground
 from tests.lib.transport.streams import cancel, round_trips
@@ -43,7 +44,7 @@ async def test_connections_that_nobody_accepts_are_limited(
     kept = [await dialer.dial(listener.address, roles={Role.RELAY}) for _ in range(2)]
     with pytest.raises(Refused, match="too many connections wait") as refusal:
         await dialer.dial(listener.address, roles={Role.RELAY})
-    assert not refusal.value.final
+    assert (refusal.value.final, refusal.value.cause) == (False, Cause.PEER)
     await round_trips(await Pair(near=kept[0], far=await listener.accept()).stream())
 
 

@@ -13,12 +13,13 @@ Source: protocol.md sections 1 and 4.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from outrelay.agent.options import AgentOptions
 from outrelay.agent.session.proof import Proof
+from outrelay.lib.errors import Refused
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Connection
 from outrelay.lib.transport.dial import HEAD_START, race
@@ -33,6 +34,9 @@ FIRST = 2.0
 MOST = 5.0
 """Seconds a relay has to answer: few at first, so that one that has just restarted is dialled
 anew rather than at the next retransmission; doubled with every failure."""
+
+
+OnRefused = Callable[[Endpoint, Refused], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,18 @@ class Dialling:
         options: Relays, and where to keep what is known of them.
         ways: Connect to them.
         proof: What they show.
+        on_refused: Told of every endpoint that did not come to a connection.
     """
 
-    def __init__(self, options: AgentOptions, ways: Ways, proof: Proof) -> None:
+    def __init__(
+        self,
+        options: AgentOptions,
+        ways: Ways,
+        proof: Proof,
+        on_refused: OnRefused = lambda _endpoint, _refused: None,
+    ) -> None:
         self._options = options
+        self._on_refused = on_refused
         self._ways = ways
         self._proof = proof
         self._known = KnownWays(options.state_dir)
@@ -159,12 +171,16 @@ class Dialling:
 
     async def _dial(self, endpoint: Endpoint) -> Link:
         superseded = self._proof.superseded
-        connection = await self._ways.dial(
-            endpoint,
-            roles={Role.RELAY},
-            server_name=self._options.server_name,
-            limit=self._patience,
-        )
+        try:
+            connection = await self._ways.dial(
+                endpoint,
+                roles={Role.RELAY},
+                server_name=self._options.server_name,
+                limit=self._patience,
+            )
+        except Refused as refused:
+            self._on_refused(endpoint, refused)
+            raise
         return Link(endpoint, connection, superseded)
 
 

@@ -16,6 +16,7 @@ from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Connection
 from outrelay.lib.transport.frames import FrameReader, FrameWriter
+from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.ways import Carrier, Endpoint
 from outrelay.lib.values import address_text, parse_address
 
@@ -91,10 +92,12 @@ async def greet(connection: Connection, hello: orp.Hello, limit: float) -> Greet
             return Greeting(reader, writer, await reader.expect(FrameType.HELLO_ACK, orp.HelloAck))
     except Closed as closed:
         reason = f"the relay refused us: {closed}"
-        raise Refused(peer, reason, final=closed.code in _REFUSALS) from closed
+        final = closed.code in _REFUSALS
+        raise Refused(peer, reason, final=final, cause=Cause.HELLO) from closed
     except (ProtocolError, Reset, TimeoutError) as error:
         connection.close(ErrorCode.PROTOCOL, "no HELLO_ACK")
-        raise Refused(peer, str(error) or f"no HELLO_ACK within {limit:g} s") from error
+        reason = str(error) or f"no HELLO_ACK within {limit:g} s"
+        raise Refused(peer, reason, cause=Cause.HELLO) from error
     except BaseException:
         connection.close()
         raise

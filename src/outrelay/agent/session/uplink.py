@@ -45,7 +45,8 @@ from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.tasks import beside, spawn
 from outrelay.lib.transport.carrier import Stream
 from outrelay.lib.transport.dial import Backoff
-from outrelay.lib.transport.ways import Ways
+from outrelay.lib.transport.refusal import Cause
+from outrelay.lib.transport.ways import Endpoint, Ways
 from outrelay.lib.values import address_text
 
 log = logs.get_logger(__name__)
@@ -117,7 +118,7 @@ class Uplink:
         self._identity = identity
         self._proof = proof
         self._hello = hello_of(identity)
-        self._dialling = Dialling(options, ways, proof)
+        self._dialling = Dialling(options, ways, proof, self._count)
         self.take = take
         self.called = called
         self._is_busy = is_busy
@@ -236,11 +237,20 @@ class Uplink:
 
     async def _start(self, link: Link, hello: orp.Hello) -> Up:
         """Say HELLO over ``link``."""
-        session = await Session.start(link.connection, hello, self._options.limits, self)
+        try:
+            session = await Session.start(link.connection, hello, self._options.limits, self)
+        except Refused as refused:
+            self._count(link.endpoint, refused)
+            raise
         self._dialling.has_worked(link, session.endpoints)
         self._was_up = True
         self._metrics.connected.inc()
         return Up(link, session)
+
+    def _count(self, endpoint: Endpoint, refused: Refused) -> None:
+        """An endpoint would not have us, or was not reached."""
+        cause = refused.cause or Cause.HANDSHAKE
+        self._metrics.refused.labels(endpoint.carrier, cause).inc()
 
     def _judge(self, refused: Refused, hint: str) -> None:
         """Go on after a refusal, unless it is for good; ``hint`` says what to do about it."""
@@ -252,7 +262,7 @@ class Uplink:
             log.error("refused by the relay", error=str(refused), hint=hint)
         else:
             reason = f"{refused.reason}; {hint}"
-            raise Refused(refused.peer, reason, final=True) from refused
+            raise Refused(refused.peer, reason, final=True, cause=refused.cause) from refused
 
     async def _use(self, up: Up) -> None:
         """Let new streams use a session until it is over, or there is a better one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -18,11 +18,11 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from outrelay.cli.flags import calls_controller, examples
-from outrelay.cli.output import TABLE, print_record, record_of
+from outrelay.cli.output import TABLE, print_record
+from outrelay.cli.rated import rated
 from outrelay.cli.session import Missing, Session
 from outrelay.cli.watch import keys
 from outrelay.cli.watch.follow import Frame, frames
-from outrelay.cli.watch.rates import Rate
 from outrelay.cli.watch.screen import Shown, screen
 from outrelay.lib.options import DURATION
 from outrelay.lib.tasks import until
@@ -105,25 +105,11 @@ def _print(session: Session, frame: Frame) -> None:
         "sampled_unix_ms": sample.taken_ms,
         "silent_relays": list(sample.silent),
         "truncated": list(sample.truncated),
-        "relays": list(_rated(sample.relays, lambda each: rates.relays.get(each.id))),
-        "agents": list(
-            _rated(sample.agents, lambda each: rates.agents.get((each.agent_uri, each.relay_id)))
-        ),
-        "streams": list(
-            _rated(sample.streams, lambda each: rates.streams.get((each.tenant, each.stream_id)))
-        ),
+        "relays": [rated(each, rates.relays.get(each.id)) for each in sample.relays],
+        "agents": [
+            rated(each, rates.agents.get((each.agent_uri, each.relay_id))) for each in sample.agents
+        ],
+        "streams": [rated(each, rates.of_stream(each)) for each in sample.streams],
     }
     print_record(session.output, record)
     sys.stdout.flush()
-
-
-def _rated(
-    rows: Sequence[MessageT], rate_of: Callable[[MessageT], Rate | None]
-) -> Iterator[dict[str, object]]:
-    for row in rows:
-        rate = rate_of(row)
-        yield {
-            **record_of(row),
-            "rate_up": rate and round(rate.up),
-            "rate_down": rate and round(rate.down),
-        }

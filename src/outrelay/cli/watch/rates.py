@@ -1,17 +1,19 @@
 """How fast bytes pass: two samples compared. Pure.
 
 A relay's rate is what it has counted where it tells that, else the sum of its streams', as an
-agent's always is. Where a stream has been seen once there is no rate of it, unless it has been
-opened since the sample before.
+agent's and a service's always is. Where a stream has been seen once there is no rate of it,
+unless it has been opened since the sample before.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 from outrelay.cli.watch.sample import Sample
+from outrelay.lib.control.v1 import fleet_pb2, registry_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,44 @@ class Rate:
         return self.up + self.down
 
 
+RowT = TypeVar("RowT")
+RateOf: TypeAlias = Callable[[RowT], Rate | None]
+
+_StreamKey = tuple[str, str]
+"""Tenant and stream id."""
+
 _AgentKey = tuple[str, str]
 """URI and relay: connections of one agent to one relay are told together."""
+
+_ServiceKey = tuple[str, str, str]
+"""Tenant, service, and the URI of the agent that offers it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """Rates of everything that has one."""
 
-    streams: Mapping[tuple[str, str], Rate] = field(default_factory=dict)
-    """By tenant and stream id."""
+    streams: Mapping[_StreamKey, Rate] = field(default_factory=dict)
     relays: Mapping[str, Rate] = field(default_factory=dict)
     agents: Mapping[_AgentKey, Rate] = field(default_factory=dict)
+    services: Mapping[_ServiceKey, Rate] = field(default_factory=dict)
+
+    def of_stream(self, stream: fleet_pb2.StreamInfo) -> Rate | None:
+        """A stream's; None: it has not been looked at twice."""
+        return self.streams.get((stream.tenant, stream.stream_id))
+
+    def of_relay(self, relay: registry_pb2.RelayInfo) -> Rate:
+        """A relay's."""
+        return self.relays.get(relay.id, Rate())
+
+    def of_agent(self, agent: registry_pb2.AgentInfo) -> Rate:
+        """An agent's at its relay."""
+        return self.agents.get((agent.agent_uri, agent.relay_id), Rate())
+
+    def of_service(self, service: registry_pb2.ServiceInfo) -> Rate:
+        """A service's at one of the agents that offer it."""
+        key = service.tenant, service.service, service.agent_uri
+        return self.services.get(key, Rate())
 
 
 def between(before: Sample | None, now: Sample) -> Rates:
@@ -57,18 +85,18 @@ def between(before: Sample | None, now: Sample) -> Rates:
     streams = dict(_of_streams(before, now, seconds))
     relays: dict[str, Rate] = defaultdict(Rate)
     agents: dict[_AgentKey, Rate] = defaultdict(Rate)
+    services: dict[_ServiceKey, Rate] = defaultdict(Rate)
     for stream in now.streams:
         rate = streams.get((stream.tenant, stream.stream_id), Rate())
         relays[stream.relay_id] += rate
         agents[stream.caller, stream.relay_id] += rate
         agents[stream.provider, stream.relay_id] += rate.turned
+        services[stream.tenant, stream.service, stream.provider] += rate
     relays |= dict(_of_relays(before, now, seconds))
-    return Rates(streams=streams, relays=relays, agents=agents)
+    return Rates(streams=streams, relays=relays, agents=agents, services=services)
 
 
-def _of_streams(
-    before: Sample, now: Sample, seconds: float
-) -> Iterator[tuple[tuple[str, str], Rate]]:
+def _of_streams(before: Sample, now: Sample, seconds: float) -> Iterator[tuple[_StreamKey, Rate]]:
     moved = {
         (each.tenant, each.stream_id): (each.bytes_up, each.bytes_down) for each in before.streams
     }

@@ -15,7 +15,7 @@ from outrelay.lib.control.v1.fleet_pb2_grpc import FleetStub
 from outrelay.lib.control.v1.registry_pb2_grpc import RegistryStub
 
 MOST = 1000
-"""Relays, connections of agents and streams that are asked for."""
+"""Relays, connections of agents and streams that are asked for, again and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +39,21 @@ class Sample:
     truncated: Sequence[str] = ()
 
 
-async def take(channel: grpc.aio.Channel, tenant: str) -> Sample:
+async def take(channel: grpc.aio.Channel, tenant: str, most: int = MOST) -> Sample:
     """The fleet of a tenant now, or of all when ``tenant`` is empty.
+
+    Args:
+        channel: To the controller.
+        tenant: Whose fleet.
+        most: Of each kind, so many.
 
     Raises:
         grpc.aio.AioRpcError: A call failed.
     """
     registry, fleet = RegistryStub(channel), FleetStub(channel)
-    of_relays = registry_pb2.ListRelaysRequest(tenant=tenant, limit=MOST)
-    of_agents = registry_pb2.ListAgentsRequest(tenant=tenant, limit=MOST)
-    of_streams = fleet_pb2.ListStreamsRequest(tenant=tenant, limit=MOST)
+    of_relays = registry_pb2.ListRelaysRequest(tenant=tenant, limit=most)
+    of_agents = registry_pb2.ListAgentsRequest(tenant=tenant, limit=most)
+    of_streams = fleet_pb2.ListStreamsRequest(tenant=tenant, limit=most)
     relays, agents, streams = await asyncio.gather(
         registry.ListRelays(of_relays, timeout=TIMEOUT),
         registry.ListAgents(of_agents, timeout=TIMEOUT),

@@ -79,24 +79,18 @@ def screen(frame: Frame, shown: Shown, now_ms: int) -> RenderableType:
     sample, rates = frame.sample, frame.rates
 
     def of_stream(stream: Stream) -> Rate:
-        return rates.streams.get((stream.tenant, stream.stream_id), Rate())
+        return rates.of_stream(stream) or Rate()
 
-    def of_agent(agent: Agent) -> Rate:
-        return rates.agents.get((agent.agent_uri, agent.relay_id), Rate())
-
-    def of_relay(relay: Relay) -> Rate:
-        return rates.relays.get(relay.id, Rate())
-
-    relays = sorted(sample.relays, key=lambda each: (-of_relay(each).total, each.id))
-    agents = sorted(sample.agents, key=lambda each: (-of_agent(each).total, each.agent_uri))
+    relays = sorted(sample.relays, key=lambda each: (-rates.of_relay(each).total, each.id))
+    agents = sorted(sample.agents, key=lambda each: (-rates.of_agent(each).total, each.agent_uri))
     streams = sorted(sample.streams, key=lambda each: (-of_stream(each).total, each.stream_id))
     room = share([len(relays), len(agents), len(streams)], shown.height - FIXED)
     many = not shown.tenant
     return Group(
-        *_header(frame, shown, sum((of_relay(each) for each in relays), Rate()), now_ms),
-        _section(_relays(of_relay, now_ms), relays, room[0], shown),
+        *_header(frame, shown, sum((rates.of_relay(each) for each in relays), Rate()), now_ms),
+        _section(_relays(rates.of_relay, now_ms), relays, room[0], shown),
         "",
-        _section(_agents(of_agent, now_ms, tenants=many), agents, room[1], shown),
+        _section(_agents(rates.of_agent, now_ms, tenants=many), agents, room[1], shown),
         "",
         _section(_streams(of_stream, now_ms, tenants=many), streams, room[2], shown),
     )

@@ -28,6 +28,7 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.tasks import spawn
 from outrelay.lib.transport import nat64
 from outrelay.lib.transport.carrier import Address, Connection, Dialer
+from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.values import address_text
 
 HEAD_START = 1.0
@@ -82,7 +83,8 @@ async def dial(
             async with asyncio.timeout(limit):
                 return await dialer.dial(address, roles=roles, server_name=server_name)
         except TimeoutError:
-            raise Refused(address_text(address), f"no answer within {limit:g} s") from None
+            reason = f"no answer within {limit:g} s"
+            raise Refused(address_text(address), reason, cause=Cause.TIMEOUT) from None
 
     attempts = [partial(attempt, each) for each in in_turn(await resolve(endpoint))]
     tiers = [[each] for each in attempts] if stagger else [attempts]
@@ -103,8 +105,8 @@ async def resolve(endpoint: Address) -> list[Address]:
     try:
         found = await _look_up(host)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise Refused(address_text(endpoint), f"the name has no address: {reason}") from error
+        reason = f"the name has no address: {getattr(error, 'strerror', None) or error}"
+        raise Refused(address_text(endpoint), reason, cause=Cause.NAME) from error
     return [(each, port) for each in found]
 
 
@@ -229,6 +231,7 @@ def _joined(refusals: Sequence[Refused], *, one_peer: bool) -> Refused:
         ", ".join(dict.fromkeys(each.peer for each in refusals)),
         "; ".join(dict.fromkeys(each.reason for each in refusals)),
         final=len(finals) == len(refusals),
+        cause=refusals[0].cause,
     )
 
 

@@ -25,6 +25,7 @@ from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.transport.carrier import READ_SIZE, Address
 from outrelay.lib.transport.pipe import Arrivals, Pipe
+from outrelay.lib.transport.refusal import Cause
 
 MAX_STREAMS = 1_000
 """Streams each end of a connection may have open."""
@@ -175,9 +176,9 @@ class MemoryDialer:
         peer = f"{address[0]}:{address[1]}"
         listener = self._network.listener_at(address)
         if listener is None:
-            raise Refused(peer, "nobody answered")
+            raise Refused(peer, "nobody answered", cause=Cause.UNREACHABLE)
         if reason := listener.refuses(self.identity, roles, server_name):
-            raise Refused(peer, reason, final=True)
+            raise Refused(peer, reason, final=True, cause=Cause.PEER)
         ours, theirs = self._pair(listener)
         if not listener.arrive(theirs):
             raise Refused(peer, "too many connections wait to be accepted")

@@ -1,4 +1,4 @@
-"""Who was turned away before there was a connection, in words every carrier shares."""
+"""Why there was no connection, in words every carrier shares: who was turned away, and by whom."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from outrelay.lib.transport.carrier import Address
 
 
 class Cause(StrEnum):
-    """Why somebody was turned away: a small set, fit for a metric's label."""
+    """Why somebody was turned away, or we were: a small set, fit for a metric's label."""
 
     CERTIFICATE = "certificate"
     ALPN = "alpn"
     HANDSHAKE = "handshake"  # anything else that is wrong with it
     TIMEOUT = "timeout"
     PEER = "peer"  # it would not have us
+    # Of those who dial:
+    NAME = "name"  # it has no address
+    UNREACHABLE = "unreachable"  # nobody listens there, or no route leads there
+    PROXY = "proxy"  # the one in between would not
+    HELLO = "hello"  # a verified peer that answers HELLO wrongly, or not at all
+    # Of those who listen:
     PROOF = "proof"  # the proof of an address is not ours, or too old
     SOURCE_LIMIT = "source limit"  # too many handshakes of its address
     LIMIT = "limit"  # too many handshakes of everybody

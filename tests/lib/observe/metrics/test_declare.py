@@ -26,6 +26,17 @@ def test_metrics_have_the_names_they_are_declared_with(registry: CollectorRegist
     assert [value("wait_seconds_bucket", {"le": le}) for le in ("0.1", "1.0", "+Inf")] == [0, 1, 1]
 
 
+def test_what_a_label_usually_is_begins_with_nothing() -> None:
+    registry = CollectorRegistry()
+    calls = counter(registry, "calls_total", "Calls.", {"code": "x"}, todo="-", known=("OK", "NO"))
+    calls.labels("NO").inc()
+    calls.labels("ODD").inc()
+
+    value = registry.get_sample_value
+    codes = ("OK", "NO", "ODD", "NONE")
+    assert [value("calls_total", {"code": code}) for code in codes] == [0, 1, 1, None]
+
+
 def test_a_catalogue_knows_what_was_declared() -> None:
     catalogue = Catalogue()
 

@@ -13,6 +13,7 @@ from outrelay.lib.errors import ErrorCode, Refused
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.dial import dial
+from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.tcp import dialer as dialling
 from outrelay.lib.transport.tcp import opening
 from outrelay.lib.transport.tcp.dialer import TcpDialer, Tunnel
@@ -70,7 +71,7 @@ async def test_a_relay_that_lets_us_in_and_then_leaves_is_none(ground: TcpGround
         with pytest.raises(Refused) as refusal:
             await dialer.dial(server.address, roles={Role.RELAY})
     assert "closed by peer" in refusal.value.reason
-    assert not refusal.value.final
+    assert (refusal.value.final, refusal.value.cause) == (False, Cause.PEER)
 
 
 async def test_nobody_listens(ground: TcpGround) -> None:
@@ -81,6 +82,7 @@ async def test_nobody_listens(ground: TcpGround) -> None:
         with pytest.raises(Refused) as refusal:
             await dialer.dial(address, roles={Role.RELAY})
     assert str(refusal.value) == f"127.0.0.1:{address[1]}: Connection refused"
+    assert refusal.value.cause is Cause.UNREACHABLE
 
 
 @pytest.mark.virtual_time
@@ -258,4 +260,4 @@ async def test_a_proxy_that_leads_nowhere(ground: TcpGround, proxy: HttpProxy, r
             await way.dial(found.address, roles={Role.RELAY})
     assert refusal.value.peer == f"relay.test:443 through the proxy 127.0.0.1:{port}"
     assert reason in refusal.value.reason
-    assert not refusal.value.final
+    assert (refusal.value.final, refusal.value.cause) == (False, Cause.PROXY)

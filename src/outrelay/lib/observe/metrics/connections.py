@@ -39,6 +39,10 @@ class CarrierMetrics:
             todo="`certificate`: somebody has an expired certificate or one of another CA, the log"
             " says from where. `source limit`, `limit`: a flood, or too many agents behind one"
             " address that start at once.",
+            known=(
+                *("certificate", "alpn", "handshake", "timeout", "peer"),
+                *("source limit", "limit"),
+            ),
         )
         self.connections_refused = counter(
             registry,
@@ -47,6 +51,7 @@ class CarrierMetrics:
             {"reason": "the protocol's error code: `denied`, `protocol`, `limit`, `drain`, ..."},
             todo="`denied`: an agent of another tenant. `protocol`: a broken or foreign client."
             " `limit`: one certificate is used by too many processes.",
+            known=("denied", "protocol", "limit", "drain"),
         )
         self.datagrams_dropped = counter(
             registry,
@@ -55,6 +60,7 @@ class CarrierMetrics:
             {"reason": "`forgotten`, `noise`, `proof`, `version`"},
             todo="`forgotten` rises for a moment after a restart. `noise` is scanners; if it costs"
             " much CPU, filter it before the relay.",
+            known=("forgotten", "noise", "proof", "version"),
         )
 
 
@@ -72,6 +78,22 @@ class UplinkMetrics:
             " doctor` what to do.",
         )
         self.connected, self.failed = tries.labels("connected"), tries.labels("failed")
+        self.refused = counter(
+            registry,
+            "outrelay_uplink_refusals_total",
+            "Endpoints of relays that were dialled and gave no connection.",
+            {
+                "carrier": "`quic` or `tcp`",
+                "reason": "`timeout`: no answer; `unreachable`: nobody listens, or no route;"
+                " `name`: it has no address; `proxy`: the HTTP proxy would not; `certificate`: we"
+                " do not believe the relay's; `alpn`: it speaks another protocol; `peer`: the relay"
+                " ends the handshake, for our certificate or our protocol; `handshake`: anything"
+                " else in it; `hello`: HELLO was refused, or not answered",
+            },
+            todo="`timeout` of `quic` while `tcp` connects: UDP is blocked. `certificate`: of"
+            " another CA, expired, or not for `--server-name`. `peer`, `hello`: the relay's log"
+            " says why. `outrelay-agent doctor` tries each and says what to do.",
+        )
         self.lost = counter(
             registry,
             "outrelay_uplink_losses_total",

@@ -55,11 +55,30 @@ class Catalogue(CollectorRegistry):
 
 
 def counter(
-    registry: CollectorRegistry, name: str, text: str, labels: Labels = NO_LABELS, *, todo: str
+    registry: CollectorRegistry,
+    name: str,
+    text: str,
+    labels: Labels = NO_LABELS,
+    *,
+    todo: str,
+    known: Sequence[str] = (),
 ) -> Counter:
-    """Declare a number that only grows; arguments as ``Declaration``."""
+    """Declare a number that only grows.
+
+    Args:
+        registry: Where it goes.
+        name: See ``Declaration``.
+        text: See ``Declaration``.
+        labels: See ``Declaration``.
+        todo: See ``Declaration``.
+        known: Values of its one label that are 0 from the start: of a series that appears with
+            1, Prometheus sees no increase.
+    """
     _note(registry, name, "counter", text, labels, todo)
-    return Counter(name, text, list(labels), registry=registry)
+    made = Counter(name, text, list(labels), registry=registry)
+    for value in known:
+        made.labels(value)
+    return made
 
 
 def gauge(

@@ -39,9 +39,8 @@ class ProcessMetrics:
             registry,
             "outrelay_certificate_not_after_timestamp_seconds",
             "When the certificate of this process ends, seconds since the epoch; 0: it has none.",
-            todo="Put a new certificate into the files of `--cert` and `--key` before that time:"
-            " relays and agents take it within seconds, a controller has to be started again."
-            " Afterwards nobody takes its connections.",
+            todo="Put a new certificate into the files of `--cert` and `--key` before that time, it"
+            " is taken within seconds. Afterwards nobody takes its connections.",
         )
         self.loop_lag = histogram(
             registry,

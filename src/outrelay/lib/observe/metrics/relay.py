@@ -20,6 +20,7 @@ class RegistrationMetrics:
             _CODE,
             todo="`403`: a rule for the method `REGISTER` denies it, `outrelay-cli policy"
             " explain`. `429`: the agent or its tenant offers too many services.",
+            known=("403", "429"),
         )
 
 
@@ -34,6 +35,7 @@ class ProviderMetrics:
             _CODE,
             todo="`502`: the backend behind the provider's agent does not answer. `504`: the agent"
             " does not. The relay asks the next provider; consumers notice only when all refuse.",
+            known=("502", "503", "504"),
         )
 
 
@@ -70,6 +72,7 @@ class PolicyMetrics:
             {"decision": "`allow` or `deny`"},
             todo="`deny` rises after a change of the rules: `outrelay-cli audit query`, then"
             " `policy explain`.",
+            known=("allow", "deny"),
         )
         lookups = counter(
             registry,

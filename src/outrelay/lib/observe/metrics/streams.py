@@ -43,6 +43,10 @@ class StreamMetrics:
             " `429`: a limit, see `outrelay_limits_reached_total`. `502`, `503`: the provider or"
             " its backend. `504`: nobody answered in time. `leg_lost`, `expired`: streams that"
             " did not outlive a connection, the log says why.",
+            known=(
+                *("closed", "cancelled", "leg_lost", "denied", "drain", "expired"),
+                *("403", "404", "429", "502", "503", "504"),
+            ),
         )
         carried = counter(
             registry,
@@ -78,6 +82,7 @@ class StreamMetrics:
             todo="Many that are not `resumed`: the two agents do not meet again. Give both the same"
             " `--relay` list, and raise `--resume-window` of the relays above the time a restart"
             " takes.",
+            known=("resumed",),
         )
         self.resume_pause = histogram(
             registry,

@@ -31,7 +31,7 @@ from outrelay.lib.transport.quic.engine import (
 )
 from outrelay.lib.transport.quic.engines import EngineChoice, make_engine
 from outrelay.lib.transport.quic.udp import UdpSocket
-from outrelay.lib.transport.refusal import OnRefused, Refusal
+from outrelay.lib.transport.refusal import Cause, OnRefused, Refusal
 from outrelay.lib.transport.sockets import config_errors
 from outrelay.lib.transport.waiting import Waiting
 
@@ -195,7 +195,8 @@ class QuicEndpoint:
         for number, answer in self._dials.items():
             if not answer.done() and self._engine.address(number) == address:
                 host, port = address
-                answer.set_exception(Refused(f"{host}:{port}", "nobody listens there"))
+                peer, cause = f"{host}:{port}", Cause.UNREACHABLE
+                answer.set_exception(Refused(peer, "nobody listens there", cause=cause))
                 self._engine.close(number, ErrorCode.NONE, "")
         dialled = self._dialled_at(address)
         if dialled and address not in self._doubts:
@@ -317,7 +318,8 @@ class QuicEndpoint:
         answer = self._dials.get(event.connection)
         if answer is not None and not answer.done():
             host, port = event.address
-            answer.set_exception(Refused(f"{host}:{port}", event.reason, final=event.final))
+            refused = Refused(f"{host}:{port}", event.reason, final=event.final, cause=event.cause)
+            answer.set_exception(refused)
         elif event.connection not in self._dialled:
             self._tell(Refusal(event.cause, event.address, event.reason))
         self._dialled.discard(event.connection)

@@ -18,6 +18,7 @@ from outrelay.lib.errors import Closed, ErrorCode, Refused
 from outrelay.lib.identity.certs import Credentials, Trust
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.carrier import Address
+from outrelay.lib.transport.refusal import Cause
 from outrelay.lib.transport.sockets import family_of
 from outrelay.lib.transport.tcp.connection import TcpConnection
 from outrelay.lib.transport.tcp.connections import FAREWELL, Connections
@@ -85,14 +86,16 @@ class TcpDialer:
         try:
             sock = socket.socket(family_of(address[0]), socket.SOCK_STREAM)
         except OSError as error:
-            raise Refused(peer, error.strerror or str(error)) from error
+            reason = error.strerror or str(error)
+            raise Refused(peer, reason, cause=Cause.UNREACHABLE) from error
         prepare(sock)
         connection = await self._open(sock, address, roles, server_name, before)
         try:
             await connection.wait_confirmed()
         except Closed as closed:
             final = closed.by_peer and closed.code in _REFUSED
-            raise Refused(peer, closed.reason or str(closed), final=final) from closed
+            cause = Cause.PEER if closed.by_peer else Cause.HANDSHAKE
+            raise Refused(peer, closed.reason or str(closed), final=final, cause=cause) from closed
         except asyncio.CancelledError:
             connection.close()
             raise
@@ -166,7 +169,9 @@ class TcpDialer:
         self._forget(opening)
         if failure is not None:
             if not answer.done():
-                refused = Refused(address_text(address), failure.reason, final=failure.final)
+                refused = Refused(
+                    address_text(address), failure.reason, final=failure.final, cause=failure.cause
+                )
                 answer.set_exception(refused)
             return
         connection = TcpConnection(
@@ -207,7 +212,9 @@ class Tunnel:
             )
         except Refused as refused:
             way = f"{address_text(self._target)} through the proxy {self._proxy}"
-            raise Refused(way, refused.reason, final=refused.final) from refused
+            raise Refused(
+                way, refused.reason, final=refused.final, cause=refused.cause
+            ) from refused
 
 
 def through_proxies(dialer: TcpDialer, proxies: Proxies) -> Callable[[Address], Route | None]:

@@ -90,7 +90,7 @@ class Opening:
             self._loop.add_writer(self.sock, self._connected)
         else:
             self._timer.cancel()
-            self._timer = self._loop.call_later(0, self._broken, os.strerror(error))
+            self._timer = self._loop.call_later(0, self._unreached, os.strerror(error))
 
     def begin(self) -> None:
         """Begin on a socket that is connected."""
@@ -108,7 +108,7 @@ class Opening:
         self._loop.remove_writer(self.sock)
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            self._broken(os.strerror(error))
+            self._unreached(os.strerror(error))
         else:
             self.begin()
 
@@ -181,7 +181,12 @@ class Opening:
 
     def _broken(self, reason: str) -> None:
         """Nobody is there to be told anything."""
-        self._failure = self._failure or HandshakeFailed(Cause.HANDSHAKE, reason)
+        cause = Cause.HANDSHAKE if self._stages[:1] == [self.tls] else Cause.PROXY
+        self._failure = self._failure or HandshakeFailed(cause, reason)
+        self._finish()
+
+    def _unreached(self, reason: str) -> None:
+        self._failure = HandshakeFailed(Cause.UNREACHABLE, reason)
         self._finish()
 
     def _too_late(self) -> None:

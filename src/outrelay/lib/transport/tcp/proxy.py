@@ -182,7 +182,7 @@ class Connect:
 
 
 def _failed(reason: str) -> HandshakeFailed:
-    return HandshakeFailed(Cause.HANDSHAKE, f"the proxy: {reason}", told=True)
+    return HandshakeFailed(Cause.PROXY, f"the proxy: {reason}", told=True)
 
 
 def _covers(entry: str, endpoint: Address) -> bool:
