@@ -15,7 +15,8 @@ stops what runs, agents first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +30,8 @@ from outrelay.tools.programs import Program, ProgramFailedError
 TENANT = "acme"
 PKI = "pki"
 """Its folder for certificates."""
-_ANY_PORT = "127.0.0.1:0"
+_LOOPBACK = "127.0.0.1"
+_ANY_PORT = f"{_LOOPBACK}:0"
 
 
 def _quiet(_command: str) -> None:
@@ -43,6 +45,21 @@ class Carrier(StrEnum):
     TCP = "tcp"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where the programs run; by default all of them here.
+
+    Args:
+        relay: The host the relay listens on.
+        near: What to put before commands that are to run beside the relay.
+        far: The same for the consumer's agent.
+    """
+
+    relay: str = _LOOPBACK
+    near: Sequence[str] = ()
+    far: Sequence[str] = ()
+
+
 class Deployment:
     """A controller, a relay, a provider's and a consumer's agent; a context manager.
 
@@ -52,6 +69,8 @@ class Deployment:
         carrier: The relay listens on QUIC in any case; the agents use this one alone.
         agent: What to run as an agent: a console script, or a module.
         through: A module that runs the services, by the names of their scripts; none when empty.
+        flags: Further ones for the relay and the agents.
+        site: Where they run.
     """
 
     def __init__(
@@ -62,6 +81,8 @@ class Deployment:
         carrier: Carrier = Carrier.QUIC,
         agent: str = "outrelay-agent",
         through: str = "",
+        flags: Sequence[str] = (),
+        site: Site | None = None,
     ) -> None:
         self.running: list[Program] = []
         """In the order they were started."""
@@ -71,6 +92,8 @@ class Deployment:
         self._carrier = carrier
         self._agent = agent
         self._through = through
+        self._flags = flags
+        self._site = site or Site()
         self.tell = tell
         self.controller: Address = ("127.0.0.1", 7444)
         """Where the controller listens, once it does."""
@@ -118,13 +141,13 @@ class Deployment:
 
     def start_relay(self) -> Program:
         """The relay, as soon as it serves; where the one before it did, if there was one."""
-        at = address_text(self._door) if self._door else _ANY_PORT
+        at = address_text(self._door or (self._site.relay, 0))
         is_tcp = self._carrier is Carrier.TCP
         program = self._start(
             "outrelay-relay",
             *(("--listen", _ANY_PORT, "--listen-tcp", at) if is_tcp else ("--listen", at)),
             "--controller", address_text(self.controller),
-            *_credentials("relay"),
+            *_credentials("relay"), *self._flags,
         )  # fmt: skip
         self.relay = self._door = _listening(program, carrier=self._carrier)
         return program
@@ -155,7 +178,7 @@ class Deployment:
         """The agent beside the applications; where it listens for each service."""
         names = list(services)
         consume = [f"--consume={name}@{_ANY_PORT}" for name in names]
-        program = self._start_agent("consumer", "agent-a", consume)
+        program = self._start_agent("consumer", "agent-a", consume, within=self._site.far)
         return {name: _listening(program, service=name) for name in names}
 
     def cli(self, *arguments: str) -> str:
@@ -169,6 +192,7 @@ class Deployment:
             arguments,
             directory=self._directory,
             environment=self.environment,
+            within=self._site.near,
         )
         if done.returncode:
             fault = f"ended with exit code {done.returncode}"
@@ -184,21 +208,29 @@ class Deployment:
                 codes[program.name] = program.stop()
         return codes
 
-    def _start_agent(self, name: str, certificate: str, services: list[str]) -> Program:
+    def _start_agent(
+        self, name: str, certificate: str, services: list[str], within: Sequence[str] | None = None
+    ) -> Program:
         return self._start(
             self._agent, _RELAY_FLAGS[self._carrier], address_text(self.relay),
-            *_credentials(certificate), *services,
-            name=name,
+            *_credentials(certificate), *services, *self._flags,
+            name=name, within=within,
         )  # fmt: skip
 
-    def _start(self, script: str, *arguments: str, name: str = "") -> Program:
+    def _start(
+        self, script: str, *arguments: str, name: str = "", within: Sequence[str] | None = None
+    ) -> Program:
+        """A program that is ready; beside the relay where it is not told otherwise."""
         arguments = (*arguments, *programs.OWN_PORT)
         self.tell(programs.command_line(script, arguments))
         name = name or script.removeprefix("outrelay-")
         if self._through:
             script, arguments = self._through, (script, *arguments)
+        within = self._site.near if within is None else within
         with programs.signals_held():
-            program = Program(script, arguments, directory=self._directory, name=name)
+            program = Program(
+                script, arguments, directory=self._directory, name=name, within=within
+            )
             self.running.append(program)
         program.wait_for("ready")
         return program

@@ -69,16 +69,23 @@ class Program:
         arguments: Its command line; the form of the log is added.
         directory: Where it runs, and where its log goes.
         name: What to call it, where there are several of the script.
+        within: What to put before its command; it keeps its process id.
     """
 
     def __init__(
-        self, script: str, arguments: Sequence[str], *, directory: Path, name: str = ""
+        self,
+        script: str,
+        arguments: Sequence[str],
+        *,
+        directory: Path,
+        name: str = "",
+        within: Sequence[str] = (),
     ) -> None:
         self.name = name or script.removeprefix("outrelay-")
         self._log = directory / f"{self.name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_command(script), *arguments, "--log-format", "json"],
+                [*within, *_command(script), *arguments, "--log-format", "json"],
                 cwd=directory,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -142,7 +149,12 @@ class Program:
 
 
 def run(
-    script: str, arguments: Sequence[str], *, directory: Path, environment: dict[str, str]
+    script: str,
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    environment: dict[str, str],
+    within: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; its output, both kinds in the order it came, is ``stdout``.
 
@@ -151,9 +163,10 @@ def run(
         arguments: Its command line.
         directory: Where it runs.
         environment: Variables to add.
+        within: What to put before its command.
     """
     return subprocess.run(
-        [script_path(script), *arguments],
+        [*within, script_path(script), *arguments],
         cwd=directory,
         env=_environment() | environment,
         stdin=subprocess.DEVNULL,

@@ -18,6 +18,10 @@ LONG = ("outages", "cost of resuming", "observing")
 
 def _param(trial: Trial) -> ParameterSet:
     marks = [pytest.mark.soak] if trial.name in LONG else []
+    if trial.name == "impaired path":
+        marks.append(pytest.mark.netlab)
+    if trial.missing():
+        marks.append(pytest.mark.skip(reason=trial.missing()))
     return pytest.param(trial, id=trial.name, marks=marks)
 
 

@@ -46,10 +46,10 @@ def damaging() -> Iterator[Address]:
     def serve(connection: socket.socket) -> None:
         with connection:
             header = load._receive_exactly(connection, load._HEADER.size)
-            operation, _, size = load._HEADER.unpack(header)
+            operation, _, size, _ = load._HEADER.unpack(header)
             if operation == Operation.UP:
                 load._receive_exactly(connection, size)
-                connection.sendall(load._RECEIPT.pack(0, 1, b"wrong"))
+                connection.sendall(load._RECEIPT.pack(0, 1, 0, b"wrong"))
             else:
                 connection.sendall(bytes(size))
 
@@ -110,3 +110,14 @@ def test_as_a_program(
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["values"]) == values
     assert answer["cpu_seconds"] > 0
+
+
+@pytest.mark.parametrize(("lead", "before"), [(0.0, 1), (3600.0, 100)])
+def test_the_clock_runs_after_the_lead_or_from_the_middle(lead: float, before: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for size in (1, 99, 100, 200):
+            theirs.send(bytes(size))
+        times, _ = load._receive_payload(ours, 400, lead)
+    assert times.before == before
+    assert times.first <= times.last

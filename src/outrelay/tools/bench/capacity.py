@@ -22,8 +22,20 @@ from pathlib import Path
 
 from outrelay.lib.errors import OutRelayError
 from outrelay.lib.values import Address, address_text
-from outrelay.tools.bench import audit, decisions, large, observing, outages, procfs, rings
+from outrelay.tools.bench import (
+    audit,
+    decisions,
+    impaired,
+    large,
+    observing,
+    outages,
+    path,
+    procfs,
+    rings,
+)
+from outrelay.tools.bench.impaired import Setting, Variant
 from outrelay.tools.bench.pairs import CPU
+from outrelay.tools.bench.scenarios import DIRECT, QUIC
 from outrelay.tools.deployment import Carrier, Deployment
 
 SERVICE = "load-swarm"
@@ -145,12 +157,20 @@ class Size:
     kills: int = 30
     silences: int = 10
     restarts: int = 6
+    paths: Sequence[Setting] = (
+        Setting(round_trip=0.1, loss=0.001),
+        Setting(round_trip=0.1, loss=0.0),
+    )
+    crossings: int = 5
+    crossing: float = 10.0
+    """Seconds that plain TCP needs where packets are lost, about, after it has found its rate."""
 
 
 QUICK = Size(
     agents=3, rest=0.2, streams=20, seconds=1, rates={20: 1}, rules=100, decisions=200,
     services=10, starts=1, changes=2, events=100,
     transfers=1, transfer=1 << 20, kills=1, silences=1, restarts=2,
+    paths=[Setting(round_trip=0.01, loss=0.01)], crossings=1, crossing=0.2,
 )  # fmt: skip
 """As much as shows that it works."""
 
@@ -163,11 +183,13 @@ class Trial:
         name: Short, for choosing it.
         hold: Measures it.
         fresh: It wants a relay that has carried nothing yet.
+        missing: What keeps it from being held here; empty when nothing does.
     """
 
     name: str
     hold: Callable[[Place, Size], Iterator[Reading]]
     fresh: bool = False
+    missing: Callable[[], str] = lambda: ""
 
 
 # ---- the trials ----------------------------------------------------------------------------
@@ -377,6 +399,29 @@ def _outages(place: Place, size: Size) -> Iterator[Reading]:
             )
 
 
+def _impaired(place: Place, size: Size) -> Iterator[Reading]:
+    directory = place.directory / "impaired"
+    directory.mkdir()
+    found: dict[tuple[Setting, str], dict[str, list[float]]] = {}
+    for each in impaired.measure(
+        directory, size.paths, [Variant(name=QUIC)], rounds=size.crossings, seconds=size.crossing
+    ):
+        of = found.setdefault((each.setting, each.direction), {QUIC: [], DIRECT: []})
+        of[each.way].append(each.rate / 1e6)
+    for (setting, direction), rates in found.items():
+        ours, plain = rates[QUIC], rates[DIRECT]
+        medians = f"{statistics.median(ours):.2f} of {statistics.median(plain):.2f} MB/s"
+        yield Reading(
+            name=f"{setting}, {direction}load: of plain TCP",
+            unit="%",
+            values=[100 * statistics.median(ours) / statistics.median(plain)],
+            goal=80,
+            at_least=True,
+            is_aim=not setting.loss,
+            note=medians,
+        )
+
+
 TRIALS = (
     Trial(name="idle agents", hold=_idle_agents, fresh=True),
     Trial(name="idle streams", hold=_idle_streams, fresh=True),
@@ -388,6 +433,7 @@ TRIALS = (
     Trial(name="cost of resuming", hold=_rings),
     Trial(name="observing", hold=_observing),
     Trial(name="outages", hold=_outages),
+    Trial(name="impaired path", hold=_impaired, missing=path.missing),
 )
 
 

@@ -40,6 +40,16 @@ def main(rounds: int, quick: bool, only: str, out: Path) -> None:
     Everything runs on this machine: a load, a consumer's agent, a relay, a provider's agent
     and a backend, over QUIC and over TCP; beside them stunnel, HAProxy and stunnel with TLS
     between them, where they are installed, and direct TCP from the load to the backend.
+
+    \b
+    Scenarios, each over all of these routes:
+      upload, download        one stream, and 16 streams
+      open to first byte, ping-pong 64 B, ping-pong beside upload
+    Trials, over QUIC alone:
+      idle agents, idle streams, opens a second, streams at once, policy decisions,
+      large controller, audit, cost of resuming, outages
+      impaired path           one stream with 100 ms round trip and lost packets, beside
+                              plain TCP with Cubic through the same; needs root
     """
     chosen = [each for each in scenarios(quick=quick) if only in each.name]
     trials = [each for each in TRIALS if only in each.name]

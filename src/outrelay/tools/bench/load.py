@@ -3,7 +3,7 @@
 Both run as processes of their own (``python -m outrelay.tools.bench.load``), so that they
 disturb what is measured as little as they can. A connection carries one request:
 
-    header (operation, stream index, size)   then
+    header (operation, stream index, size, lead)   then
     UP     size bytes to the backend          <- when the first and the last came, digest
     DOWN   <- size bytes from the backend
     OPEN   <- one byte
@@ -11,7 +11,9 @@ disturb what is measured as little as they can. A connection carries one request
 
 Invariants: the receiver's clock counts (CLOCK_MONOTONIC is one clock for all processes of a
 machine); payload goes into memory made ready before and is hashed after the clock stopped;
-every stream's payload is another one, known to both sides from its index.
+every stream's payload is another one, known to both sides from its index. The clock may run
+from ``lead`` seconds after the first byte only, when a new connection knows its path; or from
+the middle of the payload, where that comes sooner.
 """
 
 from __future__ import annotations
@@ -26,15 +28,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 from functools import cache
 
 Address = tuple[str, int]
 
-_HEADER = struct.Struct("!BIQ")
-_RECEIPT = struct.Struct("!dd32s")
+_LOOPBACK = "127.0.0.1"
+_HEADER = struct.Struct("!BIQd")
+_RECEIPT = struct.Struct("!ddQ32s")
+_CONGESTION = b"cubic"
+"""As everywhere where nobody has chosen another one: baselines are the same on all machines."""
 _BLOCK = 1 << 20
 _MESSAGE = b"p" * 64
 _BESIDE = 16 * _BLOCK
@@ -54,10 +59,11 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """When the first and the last byte of a payload arrived, seconds on the monotonic clock."""
+    """From when to when the clock ran, monotonic seconds, and what came before it ran."""
 
     first: float
     last: float
+    before: int
 
 
 class PayloadDamagedError(Exception):
@@ -86,15 +92,18 @@ def _send_payload(connection: socket.socket, block: bytes, size: int) -> None:
         connection.sendall(view[: size - offset])
 
 
-def _receive_payload(connection: socket.socket, size: int) -> tuple[Transfer, bytes]:
+def _receive_payload(connection: socket.socket, size: int, lead: float) -> tuple[Transfer, bytes]:
     """The times of a payload of ``size`` bytes (at least 1), and its hash."""
     buffer = bytearray(b"\1") * size  # written once, so that no page is missing later
     view = memoryview(buffer)
-    _receive_some(connection, view[:1])
-    first, at = time.monotonic(), 1
+    at = before = _receive_some(connection, view[:1])
+    first = time.monotonic()
+    runs_at = first + lead
     while at < size:
         at += _receive_some(connection, view[at:])
-    times = Transfer(first=first, last=time.monotonic())
+        if first < runs_at and at < size / 2:
+            first, before = time.monotonic(), at
+    times = Transfer(first=first, last=time.monotonic(), before=before)
     return times, hashlib.sha256(buffer).digest()
 
 
@@ -116,9 +125,9 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes:
 # ---- the backend ---------------------------------------------------------------------------
 
 
-def serve() -> None:
+def serve(host: str = _LOOPBACK) -> None:
     """Serve requests until killed; the first line on standard output is the port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = socket.create_server((host, 0), backlog=128)
     print(listener.getsockname()[1], flush=True)
     while True:
         connection, _ = listener.accept()
@@ -129,10 +138,10 @@ def _serve_one(connection: socket.socket) -> None:
     with connection:
         _prepare(connection)
         header = _receive_exactly(connection, _HEADER.size)
-        operation, index, size = _HEADER.unpack(header)
+        operation, index, size, lead = _HEADER.unpack(header)
         if operation == Operation.UP:
-            times, digest = _receive_payload(connection, size)
-            connection.sendall(_RECEIPT.pack(times.first, times.last, digest))
+            times, digest = _receive_payload(connection, size, lead)
+            connection.sendall(_RECEIPT.pack(*astuple(times), digest))
         elif operation == Operation.DOWN:
             _send_payload(connection, _block(index), size)
         elif operation == Operation.OPEN:
@@ -145,32 +154,34 @@ def _serve_one(connection: socket.socket) -> None:
 def _prepare(connection: socket.socket) -> None:
     connection.settimeout(_PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(OSError):  # the kernel has it not, or not for everybody
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION)
 
 
 # ---- the client ----------------------------------------------------------------------------
 
 
 def _connect(
-    address: Address, operation: Operation, index: int = 0, size: int = 0
+    address: Address, operation: Operation, index: int = 0, size: int = 0, lead: float = 0.0
 ) -> socket.socket:
     connection = socket.create_connection(address, timeout=_PATIENCE)
     _prepare(connection)
-    connection.sendall(_HEADER.pack(operation, index, size))
+    connection.sendall(_HEADER.pack(operation, index, size, lead))
     return connection
 
 
-def _upload(address: Address, index: int, size: int) -> Transfer:
+def _upload(address: Address, index: int, size: int, lead: float = 0.0) -> Transfer:
     block = _block(index)
-    with _connect(address, Operation.UP, index, size) as connection:
+    with _connect(address, Operation.UP, index, size, lead) as connection:
         _send_payload(connection, block, size)
         receipt = _receive_exactly(connection, _RECEIPT.size)
-    first, last, digest = _RECEIPT.unpack(receipt)
-    return _verified(Transfer(first=first, last=last), digest, index, size)
+    first, last, before, digest = _RECEIPT.unpack(receipt)
+    return _verified(Transfer(first=first, last=last, before=before), digest, index, size)
 
 
-def _download(address: Address, index: int, size: int) -> Transfer:
-    with _connect(address, Operation.DOWN, index, size) as connection:
-        times, digest = _receive_payload(connection, size)
+def _download(address: Address, index: int, size: int, lead: float = 0.0) -> Transfer:
+    with _connect(address, Operation.DOWN, index, size, lead) as connection:
+        times, digest = _receive_payload(connection, size, lead)
     return _verified(times, digest, index, size)
 
 
@@ -180,7 +191,9 @@ def _verified(times: Transfer, digest: bytes, index: int, size: int) -> Transfer
     return times
 
 
-def bulk(address: Address, operation: Operation, streams: int, size: int) -> float:
+def bulk(
+    address: Address, operation: Operation, streams: int, size: int, lead: float = 0.0
+) -> float:
     """Bytes per second that all streams together moved.
 
     Args:
@@ -188,6 +201,7 @@ def bulk(address: Address, operation: Operation, streams: int, size: int) -> flo
         operation: UP or DOWN.
         streams: Connections at once.
         size: Bytes of each.
+        lead: Seconds of each that do not count.
 
     Raises:
         PayloadDamagedError: A byte was lost or changed.
@@ -197,9 +211,9 @@ def bulk(address: Address, operation: Operation, streams: int, size: int) -> flo
         _block(index)  # make it before the clock runs
     move = _upload if operation is Operation.UP else _download
     with ThreadPoolExecutor(streams) as pool:
-        transfers = list(pool.map(lambda index: move(address, index, size), range(streams)))
+        transfers = list(pool.map(lambda index: move(address, index, size, lead), range(streams)))
     elapsed = max(each.last for each in transfers) - min(each.first for each in transfers)
-    return streams * size / elapsed
+    return (streams * size - sum(each.before for each in transfers)) / elapsed
 
 
 def opens(address: Address, count: int) -> list[float]:
@@ -262,15 +276,19 @@ def _uploading(address: Address) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``serve``, or ``up|down|open|echo|beside PORT STREAMS SIZE_OR_COUNT``, answered in JSON."""
-    word = arguments[0]
+    """``serve [HOST]``, or ``up|down|open|echo|beside [HOST:]PORT STREAMS SIZE_OR_COUNT [LEAD]``.
+
+    The latter is answered in JSON.
+    """
+    word, *rest = arguments
     if word == "serve":
-        serve()
-    port, streams, amount = map(int, arguments[1:])
-    address = ("127.0.0.1", port)
+        serve(*rest)
+    host, _, port = rest[0].rpartition(":")
+    address = (host or _LOOPBACK, int(port))
+    streams, amount = map(int, rest[1:3])
     started = time.process_time()
     if word in ("up", "down"):
-        values = [bulk(address, Operation[word.upper()], streams, amount)]
+        values = [bulk(address, Operation[word.upper()], streams, amount, *map(float, rest[3:]))]
     else:
         values = {"open": opens, "echo": pings, "beside": pings_beside}[word](address, amount)
     print(json.dumps({"values": values, "cpu_seconds": time.process_time() - started}))

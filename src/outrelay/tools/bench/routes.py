@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +115,18 @@ def start(deployment: Deployment, backends: Mapping[str, Address]) -> Mapping[st
 
 
 @contextmanager
-def backend() -> Iterator[tuple[int, Address]]:
-    """The load's backend, its pid and where it listens, for the length of the ``with``."""
+def backend(host: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[tuple[int, Address]]:
+    """The load's backend, its pid and where it listens, for the length of the ``with``.
+
+    Args:
+        host: Where it is to listen.
+        within: What to put before its command.
+    """
     with subprocess.Popen(
-        [*LOAD, "serve"], stdout=subprocess.PIPE, text=True, process_group=0
+        [*within, *LOAD, "serve", host], stdout=subprocess.PIPE, text=True, process_group=0
     ) as process:
         try:
             assert process.stdout is not None
-            yield process.pid, ("127.0.0.1", int(process.stdout.readline()))
+            yield process.pid, (host, int(process.stdout.readline()))
         finally:
             process.kill()

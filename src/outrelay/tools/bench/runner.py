@@ -133,6 +133,9 @@ def run(
 def _hold(trials: Sequence[Trial], place: Place, size: Size, tell: Tell) -> list[Reading]:
     readings: list[Reading] = []
     for trial in trials:
+        if missing := trial.missing():
+            tell(f"without {trial.name}: {missing}")
+            continue
         tell(f"trial: {trial.name}")
         readings.extend(trial.hold(place, size))
     return readings
