@@ -19,6 +19,7 @@ import pytest_asyncio
 import uvloop
 from hypothesis import settings
 
+from tests.support.native import skip_without_native
 from tests.support.virtual_loop import VirtualLoop
 
 settings.register_profile("outrelay", derandomize=True, deadline=None, print_blob=True)
@@ -50,6 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item):
             item.fixturenames.insert(0, "no_task_left")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    skip_without_native(item)
 
 
 @pytest.fixture
