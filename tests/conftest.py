@@ -33,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", type=int, default=210, help="how many there are, in all stages")
     group.addoption("--seed", default="1", help="makes it another schedule")
     group.addoption("--stage", default="", help="only these of its stages, a comma list")
+    group = parser.getgroup("memory", "tests/lib/transport/quic/test_memory.py")
+    group.addoption("--connections", type=int, default=1000, help="how many come and go")
 
 
 def pytest_asyncio_loop_factories(

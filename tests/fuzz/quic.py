@@ -1,0 +1,36 @@
+"""``make fuzz``: damaged datagrams for a QUIC engine, guided by the code that they reach.
+
+What is damaged, and what must hold all the same, is ``tests.support.mangling``; libFuzzer, through
+atheris, makes up the string that decides. Of the native engine it sees the half in Python.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["outrelay.lib.transport.quic", "aioquic"]):
+    from outrelay.lib.transport.quic.engines import EngineChoice, chosen
+    from tests.lib.transport.quic import engines
+    from tests.support.mangling import converse
+
+ENGINE = "--engine="
+
+
+def main() -> None:
+    told = [each.removeprefix(ENGINE) for each in sys.argv if each.startswith(ENGINE)]
+    engines.dials = engines.listens = chosen(EngineChoice(*told or ["auto"]))
+    print(f"engine: {engines.dials}")
+    arguments = [each for each in sys.argv if not each.startswith(ENGINE)]
+    atheris.Setup([*arguments, "-timeout=30", "-max_len=4000"], converse_by)
+    atheris.Fuzz()
+
+
+def converse_by(text: bytes) -> None:
+    """One run; an exception is a find."""
+    converse(engines.agent(), engines.relay(), text)
+
+
+if __name__ == "__main__":
+    main()
