@@ -11,11 +11,15 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["outrelay.lib.transport.quic", "aioquic"]):
-    from outrelay.lib.transport.quic.engines import EngineChoice, chosen
+    from outrelay.lib.transport.quic.engines import EngineChoice, chosen, native_fault
     from tests.lib.transport.quic import engines
     from tests.support.mangling import converse
 
+    native_fault()  # which imports that engine, if it can
+
 ENGINE = "--engine="
+LIBFUZZER = ["-timeout=30", "-max_len=2000", "-len_control=0"]
+"""Seconds after which a run is a lock-up; how long strings are, from the beginning."""
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
     engines.dials = engines.listens = chosen(EngineChoice(*told or ["auto"]))
     print(f"engine: {engines.dials}")
     arguments = [each for each in sys.argv if not each.startswith(ENGINE)]
-    atheris.Setup([*arguments, "-timeout=30", "-max_len=4000"], converse_by)
+    atheris.Setup([*arguments, *LIBFUZZER], converse_by)
     atheris.Fuzz()
 
 
