@@ -19,6 +19,7 @@ import pytest_asyncio
 import uvloop
 from hypothesis import settings
 
+from tests.support.native import skip_without_native
 from tests.support.virtual_loop import VirtualLoop
 
 settings.register_profile("outrelay", derandomize=True, deadline=None, print_blob=True)
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", type=int, default=210, help="how many there are, in all stages")
     group.addoption("--seed", default="1", help="makes it another schedule")
     group.addoption("--stage", default="", help="only these of its stages, a comma list")
+    group = parser.getgroup("memory", "tests/lib/transport/quic/test_memory.py")
+    group.addoption("--connections", type=int, default=1000, help="how many come and go")
 
 
 def pytest_asyncio_loop_factories(
@@ -50,6 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item):
             item.fixturenames.insert(0, "no_task_left")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    skip_without_native(item)
 
 
 @pytest.fixture

@@ -82,7 +82,10 @@ def test_the_packet_engine_is_chosen(started: list[AgentOptions]) -> None:
 
 
 def test_the_version_names_the_engine() -> None:
-    assert invoke("--version").stdout == f"outrelay-agent {__version__} ({runs_on()})\n"
+    shown = runs_on("OUTRELAY_AGENT_QUIC_ENGINE")
+    assert invoke("--version").stdout == f"outrelay-agent {__version__} ({shown})\n"
+    told = invoke("--version", env={"OUTRELAY_AGENT_QUIC_ENGINE": "aioquic"}).stdout
+    assert "QUIC engine: aioquic" in told
 
 
 def test_every_flag(started: list[AgentOptions]) -> None:

@@ -5,7 +5,9 @@ All of it runs on one event loop for the whole session: a test module says
 
 Every test of a world runs over each carrier: in `make test` over QUIC, in `make test-all` over
 TCP as well. A module that says ``CARRIERS = ("quic", "tcp-quic")`` runs over those, each in
-`make test`. There is one shared world for each, from its first test to the end of the session;
+`make test`. What moves many bytes, or tries to break QUIC, says ``CARRIERS = ON_BOTH_ENGINES`` and
+runs on the native engine, too, in `make test-all`; ``TEST_QUIC_ENGINE=native`` has everything
+run on it. There is one shared world for each, from its first test to the end of the session;
 ``modules_world`` is one that only the tests of a module share.
 """
 
@@ -18,9 +20,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.integration.carriers import CARRIERS
 from tests.integration.world import IMPATIENT, Carriers, World, outrelay_world
-
-CARRIERS = ("quic", pytest.param("tcp", marks=pytest.mark.soak))
 
 Worlds = Callable[[Carriers], Awaitable[World]]
 

@@ -9,6 +9,7 @@ from asyncio import StreamReader, StreamWriter
 import pytest
 
 from outrelay.lib.values import address_text
+from tests.integration.carriers import NATIVE
 from tests.integration.peers import (
     MIB,
     Payload,
@@ -21,7 +22,7 @@ from tests.integration.peers import (
 from tests.integration.world import APP, WEB, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-CARRIERS = ("quic", "tcp", "quic-tcp", "tcp-quic")
+CARRIERS = ("quic", "tcp", "quic-tcp", "tcp-quic", NATIVE)
 
 much = pytest.mark.parametrize("mib", [8, pytest.param(64, marks=pytest.mark.soak)])
 

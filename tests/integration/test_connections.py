@@ -12,6 +12,7 @@ from outrelay.agent import hints
 from outrelay.lib.errors import ErrorCode
 from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import calling, echo_until_cut, ping
 from tests.integration.world import ANY_PORT, APP, World
 from tests.support.peers import FEATURES, AgentPeer, accept, read_all
@@ -19,6 +20,7 @@ from tests.support.pki import agent_identity
 from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 OPENED = "stream opened"
 

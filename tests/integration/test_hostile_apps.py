@@ -15,12 +15,14 @@ import pytest_asyncio
 
 from outrelay.lib.values import Address
 from tests.integration.attackers import GROWTH, Bystander, Watch, unnoticed, until_times
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import MIB, abort, answer_to, calling, ping
 from tests.integration.world import ANY_PORT, APP, GHOST, SECRET, World
 from tests.support.patience import PATIENCE
 from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 RST = b"\1\0\0\0\0\0\0\0"
 """SO_LINGER: on, 0 seconds."""
@@ -93,9 +95,10 @@ def _connect_and_abort(targets: list[Address], number: int) -> None:
 
 async def test_applications_that_never_read(world: World) -> None:
     number = 10
-    watch = Watch(world.consumer, number * 3 * MIB)
+    growth = number * 7 * MIB  # as for a consumer that never reads, in test_hostile
+    watch = Watch(world.consumer, growth)
     async with (
-        unnoticed(world, others=endless, growth=number * 3 * MIB) as somebody,
+        unnoticed(world, others=endless, growth=growth) as somebody,
         AsyncExitStack() as apps,
     ):
         for _ in range(number):

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outrelay.lib.values import address_text
+from tests.integration.carriers import NATIVE
 from tests.integration.peers import calling, echo, ping, unused_port
 from tests.integration.world import APP, CONSUMER, World
 from tests.support.asking import ask
@@ -19,7 +20,7 @@ from tests.support.processes import Program, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-CARRIERS = ("quic",)
+CARRIERS = ("quic", NATIVE)
 
 Numbers = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -51,6 +52,15 @@ async def test_every_service_is_alive_and_ready(world: World) -> None:
         for path in ("/healthz", "/readyz"):
             assert (await ask(address, path)).status == 200
         assert (await numbers(program))["outrelay_ready", ()] == 1
+
+
+async def test_relay_and_agents_name_what_builds_their_packets(world: World) -> None:
+    engine = world.carriers.engine
+    for program in (world.relay, world.provider, world.consumer):
+        await program.event("packet engine chosen", engine=engine)
+        assert (await get(program, "/debug/status"))["quic_engine"] == engine
+        counted = await numbers(program)
+        assert counted["outrelay_quic_engine_info", (("engine", engine),)] == 1
 
 
 async def test_a_call_is_counted_wherever_it_passes(world: World) -> None:

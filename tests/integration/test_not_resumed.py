@@ -23,6 +23,7 @@ from outrelay.lib.errors import Why
 from outrelay.lib.identity.certs import load_credentials
 from outrelay.lib.values import address_text
 from outrelay.tools.bench import without_resume
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import calling
 from tests.integration.world import ANY_PORT, APP, CONSUMER, QUIC, Carriers, World, outrelay_world
 from tests.support.impair import UdpProxy
@@ -32,6 +33,7 @@ from tests.support.processes import Program
 from tests.support.tcp_path import TcpPath
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 IMPATIENT = ("--dead-after", "2s", "--drain", "1s")
 NO_RULES = "{tenant: acme, rules: []}"

@@ -7,11 +7,13 @@ import signal
 
 import pytest
 
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import answer_to, echo
 from tests.integration.world import APP, World
 from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 
 async def test_streams_are_opened_while_the_controller_is_gone(own_world: World) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from outrelay.lib.identity.certs import load_credentials
 from tests.integration.attackers import Mallories
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import calling, echo, ping
 from tests.integration.test_insight import numbers
 from tests.integration.test_resume import transfers_during
@@ -17,6 +18,7 @@ from tests.support.patience import PATIENCE
 from tests.support.peers import FEATURES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 RENEWED = "certificate renewed"
 NOT_AFTER = "outrelay_certificate_not_after_timestamp_seconds"

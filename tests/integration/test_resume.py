@@ -18,11 +18,13 @@ import pytest
 from outrelay.lib.identity.uri import Identity
 from outrelay.lib.values import address_text
 from tests.integration.attackers import Mallories
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import calling, unused_port
 from tests.integration.world import APP, World
 from tests.support.processes import Program
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 MIB = 1 << 20
 STREAMS = 6

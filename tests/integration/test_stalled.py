@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import CHUNK, MIB, Payload, calling, digest_of
 from tests.integration.world import APP, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 OFFERED = 1024 * MIB
 """What the sender would send."""

@@ -35,7 +35,7 @@ async def test_an_agent_that_works(world: World) -> None:
 
     (session,) = told["sessions"]
     assert (session["relay"], session["carrier"]) == ("outrelay://local/relay/r1", "quic")
-    assert session["engine"] == "aioquic"
+    assert session["engine"] == told["quic_engine"] == world.carriers.engine
     assert {each["registered"] for each in told["exposed"]} == {True}
     assert (told["connected"], told["streams"]) == (True, 1)
 

@@ -7,10 +7,12 @@ import signal
 
 import pytest
 
+from tests.integration.carriers import ON_BOTH_ENGINES
 from tests.integration.peers import calling, echo
 from tests.integration.world import APP, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CARRIERS = ON_BOTH_ENGINES
 
 AT_REST = 5.0
 """Seconds for a program that carries nothing."""

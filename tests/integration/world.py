@@ -28,7 +28,7 @@ from outrelay.lib.values import Address, address_text
 from outrelay.tools import dev_pki
 from tests.integration.peers import Backend, unused_port, web_server
 from tests.support.pki import agent_identity, save
-from tests.support.processes import Output, Program, Programs, run
+from tests.support.processes import ENGINE, Output, Program, Programs, run
 
 TENANT = "acme"
 
@@ -58,16 +58,25 @@ class Carriers(NamedTuple):
     Args:
         consumer: ``quic`` or ``tcp``; also of agents that are neither.
         provider: The same.
+        engine: The packet engine of ``quic``, at all of them.
     """
 
     consumer: str
     provider: str
+    engine: str = ENGINE
 
     @classmethod
     def parse(cls, text: str) -> Carriers:
-        """Those of ``tcp`` (both), or of ``tcp-quic`` (the consumer's first)."""
+        """Those of ``tcp`` (both), of ``tcp-quic`` (the consumer's first), or of ``native``."""
+        if text == "native":
+            return cls("quic", "quic", "native")
         consumer, _, provider = text.partition("-")
         return cls(consumer, provider or consumer)
+
+    @property
+    def has_tcp(self) -> bool:
+        """Whether somebody here uses TCP."""
+        return "tcp" in (self.consumer, self.provider)
 
 
 QUIC = Carriers("quic", "quic")
@@ -179,7 +188,7 @@ class World:
         self.relay = await self.programs.start(
             "outrelay-relay",
             *("--listen", listen, "--controller", await self.controller_address()),
-            *(("--listen-tcp", listen_tcp) if "tcp" in self.carriers else ()),
+            *(("--listen-tcp", listen_tcp) if self.carriers.has_tcp else ()),
             *self.credentials("relay"),
             *self.relay_flags,
         )
@@ -189,7 +198,7 @@ class World:
     async def restart_relay(self) -> None:
         """Start it anew, where it was."""
         before = self.relay
-        tcp = await before.listening(carrier="tcp") if "tcp" in self.carriers else None
+        tcp = await before.listening(carrier="tcp") if self.carriers.has_tcp else None
         await self.start_relay(
             address_text(await before.listening(carrier="quic")),
             address_text(tcp) if tcp else ANY_PORT,
@@ -293,7 +302,7 @@ async def outrelay_world(
     """
     write_pki(directory / "pki")
     with web_server() as web:
-        async with Backend.start() as backend, Programs() as programs:
+        async with Backend.start() as backend, Programs(carriers.engine) as programs:
             world = World(
                 programs=programs,
                 directory=directory,

@@ -1,4 +1,8 @@
-"""Whether the native packet engine is there, for the tests that need it."""
+"""Whether the native packet engine is there, for the tests that need it.
+
+A test marked ``native`` (``needs_native``) is skipped where it is not: ``skip_without_native``
+does that for all of them at one place, so that a run tells of it in one line.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,13 @@ from outrelay.lib.transport.quic.engines import native_fault
 
 FAULT = native_fault()
 
-needs_native = pytest.mark.skipif(
-    bool(FAULT), reason=f"the native engine is not built (make native): {FAULT}"
-)
+needs_native = pytest.mark.native
+
+
+def skip_without_native(item: pytest.Item) -> None:
+    """Skip ``item`` if it needs the native engine, which is not there."""
+    if FAULT and item.get_closest_marker("native"):
+        pytest.skip(f"the native QUIC engine is not built (make native): {FAULT}")
 
 
 def over_engines(names: Iterable[str]) -> list[Any]:

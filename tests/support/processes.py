@@ -49,6 +49,9 @@ OWN_PORTS = {
 INSIDE = frozenset({"debug", "health"})
 """Listeners that show the program itself; they are not what it is started for."""
 
+ENGINE = os.environ.get("TEST_QUIC_ENGINE", "aioquic")
+"""The packet engine that programs run on unless a test says: one that is on every machine."""
+
 STOP_TIMEOUT = PATIENCE
 """Seconds a program has to stop when the test is over."""
 
@@ -226,9 +229,14 @@ class Program:
 
 
 class Programs:
-    """Starts programs and leaves none behind; an async context manager."""
+    """Starts programs and leaves none behind; an async context manager.
 
-    def __init__(self) -> None:
+    Args:
+        engine: The packet engine that relays and agents run on.
+    """
+
+    def __init__(self, engine: str = ENGINE) -> None:
+        self._engine = engine
         self.all: list[Program] = []
         self._group = asyncio.TaskGroup()
 
@@ -277,7 +285,7 @@ class Programs:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_MAX,
-            env=_environment({**_engine(script), **(env or {})}),
+            env=_environment({**_engine(script, self._engine), **(env or {})}),
             cwd=cwd,
         )
         program = Program(Path(script).name, process, is_checked=json_log)
@@ -357,12 +365,10 @@ def script_path(script: str) -> str:
     return path
 
 
-def _engine(script: str) -> dict[str, str]:
-    """Which packet engine it runs on: one that is the same on every machine, unless told."""
+def _engine(script: str, engine: str) -> dict[str, str]:
+    """How a program is told which packet engine it runs on, if it has one."""
     component = script.removeprefix("outrelay-").upper()
-    if component not in ("RELAY", "AGENT"):
-        return {}
-    return {f"OUTRELAY_{component}_QUIC_ENGINE": os.environ.get("TEST_QUIC_ENGINE", "aioquic")}
+    return {f"OUTRELAY_{component}_QUIC_ENGINE": engine} if component in ("RELAY", "AGENT") else {}
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -54,8 +54,8 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
         Refused: No relay will ever have this agent.
     """
     credentials, trust = load_identity(options), load_trust(options.ca)
-    log.info("packet engine chosen", engine=chosen(options.quic_engine))
     async with open_carriers(options, credentials, trust) as carriers:
+        log.info("packet engine chosen", engine=carriers.quic.engine)
         proof = Proof(credentials.expires)
 
         async def show(renewed: Credentials) -> None:
@@ -72,7 +72,8 @@ async def run(options: AgentOptions, stop: asyncio.Event) -> None:
             show=show,
         )
         async with beside(renewal.run(), name="agent: look at the certificate"):
-            await serve(options, credentials.identity, proof, carriers.ways, stop)
+            engine = carriers.quic.engine
+            await serve(options, credentials.identity, proof, carriers.ways, stop, engine=engine)
 
 
 def check(options: AgentOptions) -> Iterable[str]:
@@ -114,6 +115,8 @@ async def serve(
     proof: Proof,
     ways: Ways,
     stop: asyncio.Event,
+    *,
+    engine: str = "",
 ) -> None:
     """Be the agent ``identity``, on whatever carriers ``ways`` are.
 
@@ -123,6 +126,7 @@ async def serve(
         proof: Our certificate, and whether it was renewed.
         ways: Connect to relays.
         stop: Set when it is time to wind down.
+        engine: What builds the packets of QUIC, for who looks; empty: ``ways`` speak none.
     """
     if not (options.expose or options.consume):
         log.warning(
@@ -130,6 +134,8 @@ async def serve(
         )
     registry = new_registry()
     metrics = AgentMetrics.on(registry)
+    if engine:
+        metrics.uplink.engine.labels(engine).set(1)
     with ExitStack() as resources:
         listeners = [
             resources.enter_context(closing(ExplicitListener(each))) for each in options.consume
@@ -169,6 +175,7 @@ async def serve(
             views = views_of(
                 options=options,
                 identity=identity,
+                engine=engine,
                 expires=lambda: proof.expires,
                 registry=registry,
                 uplink=uplink,

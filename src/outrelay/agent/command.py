@@ -5,6 +5,7 @@ Source: commands.md, outrelay-agent.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -78,7 +79,7 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
     check=app.check,
     examples=EXAMPLES,
     actions={"doctor": doctor.run},
-    runs_on=runs_on,
+    runs_on=partial(runs_on, "OUTRELAY_AGENT_QUIC_ENGINE"),
     others={"status": status},
 )
 @flag(

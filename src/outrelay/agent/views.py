@@ -25,6 +25,7 @@ def views_of(
     *,
     options: AgentOptions,
     identity: Identity,
+    engine: str,
     expires: Callable[[], float],
     registry: CollectorRegistry,
     uplink: Uplink,
@@ -36,6 +37,7 @@ def views_of(
     Args:
         options: What it is told to do.
         identity: Who it is.
+        engine: What builds the packets of its QUIC; empty: nothing does.
         expires: When its certificate ends now, seconds since the epoch.
         registry: Its numbers.
         uplink: Its sessions.
@@ -50,6 +52,7 @@ def views_of(
 
     def status() -> Json:
         return {
+            "quic_engine": engine or None,
             "relays": [
                 f"{each.carrier}:{address_text(each.address)}" for each in options.endpoints
             ],
@@ -92,10 +95,10 @@ def _exposed(expose: Expose, session: Session | None) -> Json:
 
 
 def _engine(connection: Connection) -> str | None:
-    """Which engine drives a connection, where there is more than one."""
+    """Which engine builds its packets; None: it is not over QUIC."""
     if not isinstance(connection, QuicConnection):
         return None
-    return type(connection.engine).__name__.removesuffix("Engine").lower()
+    return connection.engine.name
 
 
 def _session(session: Session, uplink: Uplink) -> Json:

@@ -89,6 +89,7 @@ async def run(options: RelayOptions, stop: asyncio.Event) -> None:
         ) as controller,
     ):
         relay_id = options.relay_id or credentials.identity.name
+        metrics.carrier.engine.labels(doors.engine).set(1)
 
         async def show(renewed: Credentials) -> None:
             doors.show(renewed)

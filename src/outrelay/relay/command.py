@@ -6,6 +6,7 @@ Source: commands.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -138,7 +139,13 @@ AUDIT = together(
 )
 
 
-@command("relay", run=app.run, check=app.check, examples=EXAMPLES, runs_on=runs_on)
+@command(
+    "relay",
+    run=app.run,
+    check=app.check,
+    examples=EXAMPLES,
+    runs_on=partial(runs_on, "OUTRELAY_RELAY_QUIC_ENGINE"),
+)
 @LISTENING
 @quic_engine_flag
 @CONTROLLER

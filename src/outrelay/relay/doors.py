@@ -34,7 +34,7 @@ class Doors:
         tcp: Listens over TCP; None: nobody does.
         advertise: Where others reach ``quic``; None: at its own address.
         advertise_tcp: Where others reach ``tcp``, likewise.
-        engine: The packet engine of ``quic``, for the log.
+        engine: The packet engine of ``quic``, for who looks.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class Doors:
         advertise_tcp: Address | None = None,
         engine: str = "",
     ) -> None:
-        self._engine = engine
         self.listeners = {Carrier.QUIC: quic} | ({Carrier.TCP: tcp} if tcp else {})
+        self.engine = engine
+        """What builds the packets of QUIC; empty: it is not known."""
         self.endpoint = address_text(advertise or quic.address)
         """Where others reach this relay over QUIC."""
         self.tcp_endpoint = address_text(advertise_tcp or tcp.address) if tcp else ""
@@ -66,8 +67,8 @@ class Doors:
         """Log where agents may come in."""
         for carrier, listener in self.listeners.items():
             log.info("listening", address=address_text(listener.address), carrier=carrier)
-        if self._engine:
-            log.info("packet engine chosen", engine=self._engine)
+        if self.engine:
+            log.info("packet engine chosen", engine=self.engine)
 
     async def close(self) -> None:
         """Close all of them, and what they accepted."""

@@ -56,6 +56,7 @@ def views_of(
             "relay_id": relay_id,
             "region": region,
             "endpoint": open_doors.endpoint if open_doors else None,
+            "quic_engine": (open_doors.engine or None) if open_doors else None,
             "tcp_endpoint": (open_doors.tcp_endpoint or None) if open_doors else None,
             "controller": {"address": controller.target, "plain": controller.kind.plain.is_set()},
             "rules": shared.judge.rules,

@@ -31,6 +31,7 @@ def status(**more: object) -> Status:
     fields: dict[str, object] = {
         "identity": "outrelay://acme/agent/a",
         "version": "1.2",
+        "quic_engine": "native",
         "pid": 42,
         "ts_unix_ms": NOW,
         "started_unix_ms": NOW - 7_500_000,
@@ -55,7 +56,7 @@ def test_all_of_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     head, *tables = capsys.readouterr().out.split("\n\n")
     first, second, third, fourth = head.splitlines()
     assert first == "outrelay://acme/agent/a: connected"
-    assert second == "version 1.2, process 42, up for 2h05m"
+    assert second == "version 1.2, QUIC engine native, process 42, up for 2h05m"
     assert third.startswith("certificate ends in 1h00m (")
     assert fourth == (
         "1 stream; 2.0 KiB up, 1.0 KiB down since the start; now 2.0 KiB/s up, 0 B/s down"

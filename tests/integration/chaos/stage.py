@@ -28,7 +28,7 @@ from tests.integration.chaos.schedule import Fault, Kind
 from tests.integration.peers import Backend, unused_port
 from tests.integration.world import ALLOWED, APP, CONSUMER, PROVIDER, World, write_pki
 from tests.support.impair import UdpProxy
-from tests.support.processes import Program, Programs
+from tests.support.processes import ENGINE, Program, Programs
 from tests.support.tcp_path import TcpPath
 
 STALLED = 75.0
@@ -47,11 +47,13 @@ class Setting:
         relays: How many: 1, with paths, or 2, without.
         consumer: Carriers it speaks, the better one first.
         provider: The same.
+        engine: What builds the packets of QUIC.
     """
 
     relays: int
     consumer: Sequence[str]
     provider: Sequence[str]
+    engine: str = ENGINE
 
     @property
     def paths(self) -> list[str]:
@@ -72,6 +74,8 @@ SETTINGS = {
     "two-quic": Setting(2, ["quic"], ["quic"]),
     "two-tcp": Setting(2, ["tcp"], ["tcp"]),
     "two-mixed": Setting(2, ["tcp"], ["quic"]),
+    "one-native": Setting(1, ["quic"], ["quic"], "native"),
+    "two-native": Setting(2, ["quic"], ["quic"], "native"),
 }
 
 
@@ -234,7 +238,7 @@ async def stage(setting: Setting, directory: Path) -> AsyncIterator[Stage]:
     write_pki(directory / "pki")
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(Backend.start())
-        programs = await stack.enter_async_context(Programs())
+        programs = await stack.enter_async_context(Programs(setting.engine))
         world = World(programs=programs, directory=directory, backend=backend, web=("", 0))
         await world.start_controller()
         await world.allow(ALLOWED)

@@ -58,7 +58,10 @@ def head_of(status: Status, rates: Rates) -> Iterator[str]:
     yield from (f"not ready: {each}" for each in _texts(status, "unready"))
     up = age((now_ms - _number(status, "started_unix_ms")) / 1000)
     ends_ms = _number(status, "certificate_not_after_unix_ms")
-    yield f"version {_text(status, 'version')}, process {_number(status, 'pid')}, up for {up}"
+    engine = _text(status, "quic_engine")
+    runs_on = f", QUIC engine {engine}" if engine else ""
+    process = f"process {_number(status, 'pid')}, up for {up}"
+    yield f"version {_text(status, 'version')}{runs_on}, {process}"
     rest = left(ends_ms, now_ms)
     told = "has EXPIRED" if rest == "expired" else f"ends in {rest}"
     yield f"certificate {told} ({moment(ends_ms)})"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
@@ -249,43 +247,3 @@ def test_a_fault_inside_ends_one_connection(
     assert (lost.by_peer, lost.timed_out) == (False, False)
     assert network.transfer(other, End(far.host, 2), b"unharmed") == b"unharmed"
     assert "panicked" in capfd.readouterr().err
-
-
-# Memory
-
-
-def test_connections_leave_nothing_behind() -> None:
-    network = Network()
-    client, server = network.host(agent()), network.host(relay(source_burst=100_000))
-    process = psutil.Process()
-
-    def come_and_go(times: int) -> int:
-        for _ in range(times):
-            near, far = network.connect(client, server)
-            near.write(near.must_open(), b"x")
-            near.close()
-            network.run(lambda far=far: bool(far.events(EventKind.DRAINED)))  # type: ignore[misc]
-            network.run(lambda near=near: bool(near.events(EventKind.DRAINED)))  # type: ignore[misc]
-            client.log.clear()
-            server.log.clear()
-            client.sent_sizes.clear()
-            server.sent_sizes.clear()
-        return process.memory_info().rss
-
-    come_and_go(100)
-    before = come_and_go(50)
-    after = come_and_go(250)
-
-    assert after - before < 2 * MIB
-    for host in (client, server):
-        links: dict[int, Any] = host.engine._links  # type: ignore[attr-defined]
-        assert links == {}
-        assert host.engine.next_deadline() is None
-
-
-def test_an_engine_that_nobody_needs_is_gone() -> None:
-    engine = relay()
-    peers = engine._peers  # type: ignore[attr-defined]
-    del engine
-
-    assert sys.getrefcount(peers) == 2

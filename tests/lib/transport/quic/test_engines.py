@@ -13,6 +13,7 @@ from tests.lib.transport.quic.engines import PKI, RELAY
 from tests.support.native import needs_native
 
 LOOPBACK = ("127.0.0.1", 0)
+VARIABLE = "OUTRELAY_TEST_QUIC_ENGINE"
 NATIVE = "outrelay.lib.transport.quic.engine_native"
 
 
@@ -27,7 +28,7 @@ def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_extension_auto_is_aioquic() -> None:
     assert "outrelay_native" in native_fault()
     assert chosen(EngineChoice.AUTO) is EngineChoice.AIOQUIC
-    assert runs_on().startswith("QUIC engine: aioquic, aioquic ")
+    assert runs_on(VARIABLE).startswith("QUIC engine: aioquic, aioquic ")
 
 
 @pytest.mark.usefixtures("without_native")
@@ -42,7 +43,23 @@ async def test_who_asks_for_what_is_not_there_is_told_what_to_do() -> None:
 def test_with_the_extension_auto_is_native() -> None:
     assert native_fault() == ""
     assert chosen(EngineChoice.AUTO) is EngineChoice.NATIVE
-    assert runs_on().startswith("QUIC engine: native, outrelay-native ")
+    assert runs_on(VARIABLE).startswith("QUIC engine: native, outrelay-native ")
+
+
+@pytest.mark.usefixtures("without_native")
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("aioquic", "aioquic, aioquic "),
+        ("native", "native, which is not"),
+        ("x", "x, which is not"),
+    ],
+)
+def test_what_the_environment_says_is_shown(
+    told: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, told)
+    assert runs_on(VARIABLE).startswith(f"QUIC engine: {shown}")
 
 
 @needs_native

@@ -132,6 +132,23 @@ def test_a_transfer_survives_a_change_of_the_clients_address() -> None:
     assert sink.data == payload(2 * MIB)
 
 
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_keys_change_in_the_middle_of_a_transfer(loss: float) -> None:
+    """The native end begins it, whichever role it has; the other follows."""
+    network = Network(seed=3, path=Path(loss=loss, reorder=loss))
+    near, far = connected(network, idle_timeout=60.0)
+    native = next(each for each in (near, far) if each.host.engine.name == "native")
+    stream = near.must_open()
+    sink = Sink(far, stream)
+    Source(near, stream, payload(2 * MIB))
+    for part in range(1, 4):
+        network.run(lambda part=part: len(sink.data) > part * MIB // 2)  # type: ignore[misc]
+        native.host.engine._core.update_keys(native.number)  # type: ignore[attr-defined]
+    network.run(lambda: sink.finished, within=60.0)
+
+    assert sink.data == payload(2 * MIB)
+
+
 def test_a_peer_that_restarted_on_the_other_engine_is_noticed_at_once() -> None:
     """The token of an id comes from the key, whichever engine made it."""
     network = Network()

@@ -23,11 +23,24 @@ def connections(registry: CollectorRegistry) -> Gauge:
     )
 
 
+def quic_engine(registry: CollectorRegistry) -> Gauge:
+    """What builds the packets of a relay, and of an agent."""
+    return gauge(
+        registry,
+        "outrelay_quic_engine_info",
+        "Always 1.",
+        {"engine": "what builds the packets of QUIC: `aioquic` or `native`"},
+        todo="`aioquic` where `native` was meant: the extension is not installed in the environment"
+        " that runs, or `--quic-engine` says so. It costs several times the CPU for each byte.",
+    )
+
+
 class CarrierMetrics:
     """Connections as the relay takes them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connections = connections(registry)
+        self.engine = quic_engine(registry)
         self.handshakes_refused = counter(
             registry,
             "outrelay_handshakes_refused_total",
@@ -69,6 +82,7 @@ class UplinkMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connections = connections(registry)
+        self.engine = quic_engine(registry)
         tries = counter(
             registry,
             "outrelay_uplink_connects_total",

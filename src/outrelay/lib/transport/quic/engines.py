@@ -5,6 +5,7 @@ The native one needs an extension that not everybody has built; aioquic is alway
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import version
@@ -50,9 +51,17 @@ def chosen(choice: EngineChoice) -> EngineChoice:
     )
 
 
-def runs_on() -> str:
-    """The engine that AUTO comes to here, in words."""
-    choice = chosen(EngineChoice.AUTO)
+def runs_on(variable: str) -> str:
+    """The engine that a program would run on here, in words.
+
+    Args:
+        variable: What its environment says of ``--quic-engine`` by.
+    """
+    told = os.environ.get(variable) or EngineChoice.AUTO
+    try:
+        choice = chosen(EngineChoice(told))
+    except (ValueError, ConfigError):
+        return f"QUIC engine: {told}, which is not there"
     package = {EngineChoice.AIOQUIC: "aioquic", EngineChoice.NATIVE: "outrelay-native"}[choice]
     return f"QUIC engine: {choice}, {package} {version(package)}"
 
