@@ -51,9 +51,10 @@ def ends(network: Network) -> tuple[End, End]:
     return network.connect(network.host(agent()), network.host(relay()))
 
 
-def core(engine: Engine) -> Any:
-    made: NativeEngine = engine  # type: ignore[assignment]
-    return made._core
+def quic(end: End) -> Any:
+    """The extension's connection."""
+    made: NativeEngine = end.host.engine  # type: ignore[assignment]
+    return made._connections[end.number].quic
 
 
 def payload(size: int) -> bytes:
@@ -85,7 +86,7 @@ def test_keys_change_under_a_transfer(network: Network, ends: tuple[End, End]) -
     Source(near, stream, payload(2 * MIB))
     for part in range(1, 4):
         network.run(lambda part=part: len(sink.data) > part * MIB // 2)  # type: ignore[misc]
-        core(near.host.engine).update_keys(near.number)
+        quic(near).update_keys()
     network.run(lambda: sink.finished)
 
     assert sink.data == payload(2 * MIB)
@@ -241,7 +242,7 @@ def test_a_fault_inside_ends_one_connection(
 ) -> None:
     near, far = ends
     other, _ = network.connect(near.host, far.host)
-    core(near.host.engine).finish(near.number, 3)  # a stream on which only the peer may send
+    quic(near).finish(3)  # a stream on which only the peer may send
 
     network.run(lambda: bool(near.events(EventKind.DRAINED)), within=1.0)
     lost = near.event(EventKind.LOST)

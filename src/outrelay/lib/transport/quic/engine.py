@@ -97,6 +97,8 @@ class Transmit(NamedTuple):
     address: Address
     buffers: Sequence[bytes]
     segment_size: int
+    ecn: int = 0
+    """The ECN codepoint to send them with."""
 
     @property
     def is_batch(self) -> bool:
@@ -146,8 +148,13 @@ class Engine(Protocol):
             ConfigError: They are not usable here; the old ones stay.
         """
 
-    def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
-        """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter."""
+    def receive(
+        self, data: memoryview, segment_size: int, address: Address, now: float, ecn: int = 0
+    ) -> None:
+        """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter.
+
+        ``ecn`` is the ECN codepoint they came with.
+        """
 
     def transmits(self, now: float) -> list[Transmit]:
         """Datagrams to send now, at most one burst per connection; call again until empty."""
