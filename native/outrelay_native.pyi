@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 INTERFACE: Final[int]
-__version__: Final[str]
 
 News = tuple[str, int, int]
 """What happened, to which stream, and the code: connected, opened, readable, reset, writable,

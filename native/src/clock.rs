@@ -1,8 +1,5 @@
-//! Seconds of the caller's clock as the `Instant`s that quinn-proto wants.
-//!
-//! An `Instant` cannot be made from a number, so all of them count from one that was taken at the
-//! start; time passes as the caller says, also in tests. Both ways the grain is a microsecond,
-//! and deadlines are rounded up: a timer that fires at the moment it was told never fires early.
+//! Seconds of the caller's clock as the `Instant`s that quinn-proto wants: they count from one of
+//! the start. Deadlines are rounded up, so that a timer fires no microsecond early.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

@@ -15,21 +15,17 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, Dir, EndpointEvent, Event, ReadError,
-    StreamEvent, StreamId, VarInt, WriteError,
+    StreamEvent, VarInt, WriteError,
 };
 
 use crate::clock::{instant, seconds};
 use crate::endpoint::{NativeEndpoint, UNCONGESTED};
 
-/// What happened, to which stream, and the code of a stop or reset.
+// outrelay_native.pyi says what each part is
 type News = (&'static str, u64, u64);
-/// Who or what ended a connection, the code, and the reason.
 pub type End = (&'static str, u64, String);
-/// News, end, next deadline, and whether the connection is gone.
 type Polled = (Vec<News>, Option<End>, Option<f64>, bool);
-/// Host, port, datagrams, the size of each but the last, and their ECN codepoint.
 type Batch<'py> = (String, u16, Bound<'py, PyBytes>, usize, u8);
-/// Bytes that have arrived, whether they are the last, and the code of a reset behind them.
 type Read<'py> = (Bound<'py, PyBytes>, bool, Option<u64>);
 
 #[pyclass]
@@ -46,7 +42,7 @@ impl NativeConnection {
     /// What has happened since the last time.
     fn poll(&mut self, endpoint: &mut NativeEndpoint) -> Polled {
         let mut news = Vec::new();
-        let (mut end, deadline, mut is_gone) = self.guarded(|link| {
+        let (mut end, deadline, mut gone) = self.guarded(|link| {
             while let Some(event) = link.quic.poll_endpoint_events() {
                 if let Some(answer) = endpoint.quic.handle_event(link.handle, event) {
                     link.quic.handle_event(answer);
@@ -56,16 +52,15 @@ impl NativeConnection {
         });
         if self.broken {
             guarded(|| endpoint.quic.handle_event(self.handle, EndpointEvent::drained()));
-            (end, is_gone) = (Some(fault()), true);
+            (end, gone) = (Some(fault()), true);
         }
-        if is_gone {
+        if gone {
             endpoint.connections.remove(&self.handle);
         }
-        (news, end, deadline, is_gone)
+        (news, end, deadline, gone)
     }
 
-    /// Whether the server has said that it has accepted us: a client is connected for
-    /// quinn-proto before its certificate was judged.
+    /// Whether the server has accepted us: for quinn-proto we are connected before it has judged.
     fn is_accepted(&self) -> bool {
         self.quic.stats().frame_rx.handshake_done > 0
     }
@@ -80,7 +75,6 @@ impl NativeConnection {
         Some((to.ip().to_string(), to.port(), PyBytes::new(py, &data), segment, ecn))
     }
 
-    /// Acts on the deadline.
     fn expire(&mut self, now: f64) {
         self.guarded(|link| link.quic.handle_timeout(instant(now)))
     }
@@ -88,9 +82,8 @@ impl NativeConnection {
     /// Whatever is on the way, the close goes out: quinn-proto alone would hold it back behind
     /// data that will never be sent, and the peer would hear of the end by its silence.
     fn close(&mut self, code: u64, reason: &[u8], now: f64) {
-        let reason = Bytes::copy_from_slice(reason);
         self.guarded(|link| {
-            link.quic.close(instant(now), integer(code), reason);
+            link.quic.close(instant(now), integer(code), Bytes::copy_from_slice(reason));
             UNCONGESTED.store(true, Ordering::Relaxed);
             link.quic.path_changed(instant(now)); // makes new congestion control
             UNCONGESTED.store(false, Ordering::Relaxed);
@@ -140,7 +133,7 @@ impl NativeConnection {
         self.guarded(|link| {
             let mut rest = [Bytes::from_owner(data)];
             while !rest[0].is_empty() {
-                match link.quic.send_stream(id(stream)).write_chunks(&mut rest) {
+                match link.quic.send_stream(integer(stream).into()).write_chunks(&mut rest) {
                     Ok(_) => {} // until it is blocked: only that brings news
                     Err(WriteError::Blocked) => break,
                     Err(_) => return None,
@@ -151,40 +144,40 @@ impl NativeConnection {
     }
 
     fn finish(&mut self, stream: u64) {
-        self.guarded(|link| link.quic.send_stream(id(stream)).finish().ok());
+        self.guarded(|link| link.quic.send_stream(integer(stream).into()).finish().ok());
     }
 
     /// Ends our direction; false: the peer has everything, or was told.
     fn reset(&mut self, stream: u64, code: u64) -> bool {
-        self.guarded(|link| link.quic.send_stream(id(stream)).reset(integer(code)).is_ok())
+        self.guarded(|link| {
+            link.quic.send_stream(integer(stream).into()).reset(integer(code)).is_ok()
+        })
     }
 
     fn stop_sending(&mut self, stream: u64, code: u64) {
-        self.guarded(|link| link.quic.recv_stream(id(stream)).stop(integer(code)).ok());
+        self.guarded(|link| link.quic.recv_stream(integer(stream).into()).stop(integer(code)).ok());
     }
 
     fn read<'py>(&mut self, py: Python<'py>, stream: u64, limit: usize) -> PyResult<Read<'py>> {
         let (mut chunks, mut size, mut is_last, mut reset) = (Vec::new(), 0, false, None);
-        let is_known = self.guarded(|link| {
-            let mut stream = link.quic.recv_stream(id(stream));
-            let Ok(mut arrived) = stream.read(true) else { return false };
-            while size < limit {
+        let known = self.guarded(|link| {
+            let mut stream = link.quic.recv_stream(integer(stream).into());
+            let mut arrived = stream.read(true).ok()?;
+            while size < limit && !is_last && reset.is_none() {
                 match arrived.next(limit - size) {
                     Ok(Some(chunk)) => {
                         size += chunk.bytes.len();
                         chunks.push(chunk.bytes);
-                        continue;
                     }
                     Ok(None) => is_last = true,
+                    Err(ReadError::Blocked) => break,
                     Err(ReadError::Reset(code)) => reset = Some(code.into()),
-                    Err(ReadError::Blocked) => {}
                 }
-                break;
             }
             let _ = arrived.finalize(); // whoever reads sends afterwards
-            true
+            Some(())
         });
-        if !is_known && !self.broken {
+        if known.is_none() && !self.broken {
             return Err(PyKeyError::new_err(stream));
         }
         let joined = PyBytes::new_with(py, size, |mut bytes| {
@@ -207,21 +200,19 @@ impl NativeConnection {
             match event {
                 Event::Connected => news.push(("connected", 0, 0)),
                 Event::ConnectionLost { reason } => end = Some(end_of(reason)),
-                Event::Stream(event) => match event {
-                    StreamEvent::Opened { dir } => {
-                        while let Some(id) = self.quic.streams().accept(dir) {
-                            news.push(("opened", id.into(), 0));
-                            readable.insert(id); // what came with it is not told on its own
-                        }
+                Event::Stream(StreamEvent::Opened { dir }) => {
+                    while let Some(id) = self.quic.streams().accept(dir) {
+                        news.push(("opened", id.into(), 0));
+                        readable.insert(id); // what came with it is not told on its own
                     }
-                    StreamEvent::Readable { id } => readable.extend([id]),
-                    StreamEvent::Writable { id } => news.push(("writable", id.into(), 0)),
-                    StreamEvent::Finished { id } => news.push(("finished", id.into(), 0)),
-                    StreamEvent::Stopped { id, error_code } => {
-                        news.push(("stopped", id.into(), error_code.into()));
-                    }
-                    StreamEvent::Available { .. } => news.push(("available", 0, 0)),
-                },
+                }
+                Event::Stream(StreamEvent::Readable { id }) => readable.extend([id]),
+                Event::Stream(event) => news.push(match event {
+                    StreamEvent::Writable { id } => ("writable", id.into(), 0),
+                    StreamEvent::Finished { id } => ("finished", id.into(), 0),
+                    StreamEvent::Stopped { id, error_code: e } => ("stopped", id.into(), e.into()),
+                    _ => ("available", 0, 0),
+                }),
                 _ => {}
             }
         }
@@ -261,8 +252,4 @@ pub fn guarded<R>(act: impl FnOnce() -> R) -> Option<R> {
 /// A number that is too large is as unknown as the largest there is.
 fn integer(number: u64) -> VarInt {
     VarInt::from_u64(number).unwrap_or(VarInt::MAX)
-}
-
-fn id(stream: u64) -> StreamId {
-    integer(stream).into()
 }

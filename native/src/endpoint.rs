@@ -21,7 +21,6 @@ use crate::clock::instant;
 use crate::connection::{NativeConnection, end_of, fault, guarded};
 use crate::tls::{Identity, JUDGED};
 
-const VERSION_1: u32 = 1;
 const CID_LENGTH: usize = 8;
 /// Between stateless resets, at least: a datagram of anybody asks for one.
 const RESET_INTERVAL: Duration = Duration::from_millis(5);
@@ -59,7 +58,7 @@ impl NativeEndpoint {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &limits.reset_key);
         let mut config = EndpointConfig::new(Arc::new(key));
         config
-            .supported_versions(vec![VERSION_1])
+            .supported_versions(vec![1])
             .min_reset_interval(RESET_INTERVAL)
             .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CID_LENGTH)))
             .max_udp_payload_size(limits.datagram_last.max(1472))
@@ -138,20 +137,17 @@ impl NativeEndpoint {
         answer: &mut Vec<u8>,
     ) -> PyResult<Option<Py<NativeConnection>>> {
         let asked = (incoming.remote_address_validated(),);
-        let number = match self.peers.call_method1(py, "admit", asked)?.extract(py)? {
-            Some(0) if incoming.may_retry() => {
-                let _ = self.quic.retry(incoming, answer); // it may
-                return Ok(None);
+        let verdict = self.peers.call_method1(py, "admit", asked)?.extract::<Option<u64>>(py)?;
+        let Some(number @ 1..) = verdict else {
+            match verdict {
+                Some(_) => drop(self.quic.retry(incoming, answer)),
+                None => self.quic.ignore(incoming),
             }
-            Some(number) => number,
-            None => {
-                self.quic.ignore(incoming);
-                return Ok(None);
-            }
+            return Ok(None);
         };
         JUDGED.store(number, Ordering::Relaxed);
-        let end = match guarded(|| self.quic.accept(incoming, now, answer, None).map_err(Box::new))
-        {
+        let made = guarded(|| self.quic.accept(incoming, now, answer, None).map_err(Box::new));
+        let end = match made {
             Some(Ok(made)) => return self.insert(py, number, made).map(Some),
             Some(Err(fault)) if fault.response.is_none() => None, // it was no first packet
             Some(Err(fault)) => Some(end_of(fault.cause)),

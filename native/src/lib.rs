@@ -25,8 +25,4 @@ mod outrelay_native {
     /// Of the classes above; Python refuses an extension with another one.
     #[pymodule_export]
     const INTERFACE: u32 = 2;
-
-    #[pymodule_export]
-    #[allow(non_upper_case_globals)]
-    const __version__: &str = env!("CARGO_PKG_VERSION");
 }

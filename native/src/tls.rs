@@ -78,11 +78,11 @@ impl Identity {
         server.alpn_protocols = alpn;
         server.send_tls13_tickets = 0;
 
-        let (client, server): (QuicClientConfig, QuicServerConfig) =
-            (client.try_into()?, server.try_into()?);
-        let mut client = quinn_proto::ClientConfig::new(Arc::new(client));
+        let client = Arc::new(QuicClientConfig::try_from(client)?);
+        let mut client = quinn_proto::ClientConfig::new(client);
         client.transport_config(transport.clone());
-        let mut server = quinn_proto::ServerConfig::with_crypto(Arc::new(server));
+        let server = Arc::new(QuicServerConfig::try_from(server)?);
+        let mut server = quinn_proto::ServerConfig::with_crypto(server);
         server.transport_config(transport.clone());
         Ok((client, self.listens.then(|| Arc::new(server))))
     }
@@ -126,15 +126,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.judge(leaf, others)?;
-        let certificate = ParsedCertificate::try_from(leaf)?;
-        let algorithms = ring::default_provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &self.roots,
-            others,
-            now,
-            algorithms,
-        )?;
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let all = ring::default_provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, others, now, all)?;
         Ok(ServerCertVerified::assertion())
     }
 

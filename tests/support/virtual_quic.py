@@ -65,6 +65,7 @@ class Datagram(NamedTuple):
     source: Address
     target: Address
     data: bytes
+    ecn: int = 0
 
 
 class Host:
@@ -106,9 +107,13 @@ class Host:
 
     def receive(self, datagrams: list[Datagram]) -> None:
         """Take datagrams that arrive together, in batches of equal size as UDP_GRO makes them."""
-        for (source, size), batch in groupby(datagrams, lambda each: (each.source, len(each.data))):
+
+        def alike(each: Datagram) -> tuple[Address, int, int]:
+            return each.source, len(each.data), each.ecn
+
+        for (source, size, ecn), batch in groupby(datagrams, alike):
             data = b"".join(each.data for each in batch)
-            self.engine.receive(memoryview(data), size, source, self.network.now)
+            self.engine.receive(memoryview(data), size, source, self.network.now, ecn)
         self.settle()
 
     def wakes_at(self) -> float:
@@ -155,7 +160,7 @@ class Host:
             bursts[transmit.address] += len(sizes)
             self.sent_sizes += sizes
             for datagram in transmit.datagrams():
-                self.network.send(Datagram(self.address, transmit.address, datagram))
+                self.network.send(Datagram(self.address, transmit.address, datagram, transmit.ecn))
         self.largest_burst = max(self.largest_burst, *bursts.values(), 0)
         return bool(transmits)
 

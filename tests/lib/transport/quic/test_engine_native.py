@@ -92,6 +92,51 @@ def test_keys_change_under_a_transfer(network: Network, ends: tuple[End, End]) -
     assert sink.data == payload(2 * MIB)
 
 
+# ECN
+
+
+def transfer_marking(
+    network: Network, ends: tuple[End, End], mark: Callable[[Datagram], int]
+) -> list[Datagram]:
+    """What the near end sends during a transfer, when the network marks it so."""
+    near, far = ends
+    sent: list[Datagram] = []
+
+    def passes(datagram: Datagram) -> bool:
+        if datagram.source != near.host.address or datagram in marked:
+            return True
+        sent.append(datagram)
+        marked.append(datagram._replace(ecn=mark(datagram)))
+        network.send(marked[-1])
+        return False
+
+    marked: list[Datagram] = []
+    network.passes = passes
+    assert network.transfer(near, far, payload(MIB)) == payload(MIB)
+    return sent
+
+
+def test_what_the_path_marks_as_congested_slows_the_sender(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    near, _ = ends
+    transfer_marking(network, ends, lambda datagram: datagram.ecn)
+    before = quic(near).congestion_window()
+    sent = transfer_marking(network, ends, lambda datagram: 3)
+
+    assert {datagram.ecn for datagram in sent} == {2}
+    assert quic(near).congestion_window() < before / 2
+
+
+def test_a_path_that_bleaches_codepoints_is_sent_none(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    sent = transfer_marking(network, ends, lambda _: 0)
+
+    assert sent[0].ecn == 2
+    assert sent[-1].ecn == 0
+
+
 # Certificates
 
 

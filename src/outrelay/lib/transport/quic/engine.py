@@ -140,6 +140,8 @@ class Engine(Protocol):
     """All QUIC connections of one socket; see the module for the rules."""
 
     name: str
+    uses_ecn: bool
+    """Whether it marks what it sends, and wants to know how what it receives was marked."""
 
     def show(self, credentials: Credentials) -> None:
         """Show ``credentials`` from the next handshake on.

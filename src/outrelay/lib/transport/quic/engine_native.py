@@ -95,6 +95,7 @@ class NativeEngine:
     """
 
     name = "native"
+    uses_ecn = True
 
     def __init__(self, options: EngineOptions) -> None:
         self._peers = Peers(options)
