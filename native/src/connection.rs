@@ -116,13 +116,14 @@ impl NativeConnection {
         self.guarded(|link| link.quic.streams().open(Dir::Bi).map(u64::from))
     }
 
-    /// Lets the peer have so many streams open, and returns how many it has. quinn-proto keeps an
-    /// eighth of those back that have ended; a lower limit makes every one of them worth a frame.
-    fn allow_streams(&mut self, count: u64) -> u64 {
+    /// Lets the peer have so many streams open. quinn-proto keeps an eighth of those back that
+    /// have ended; a lower limit makes every one of them worth a frame.
+    fn allow_streams(&mut self, count: u64) -> (u64, usize) {
         self.guarded(|link| {
             link.quic.set_max_concurrent_streams(Dir::Bi, integer(1));
             link.quic.set_max_concurrent_streams(Dir::Bi, integer(count));
-            link.quic.streams().remote_open_streams(Dir::Bi)
+            let streams = link.quic.streams();
+            (streams.remote_open_streams(Dir::Bi), streams.send_streams())
         })
     }
 

@@ -367,6 +367,22 @@ class Network:
         )
         return bytes(sink.data)
 
+    def open(self, end: End, number: int, *, within: float = 1.0) -> list[int]:
+        """So many new streams, each with a byte: an engine may give credit as it is used."""
+        streams: list[int] = []
+        while len(streams) < number:
+            told = len(end.events(EventKind.STREAMS_AVAILABLE))
+            stream = end.open()
+            if stream is None:
+                self.run(
+                    lambda told=told: len(end.events(EventKind.STREAMS_AVAILABLE)) > told,  # type: ignore[misc]
+                    within=within,
+                )
+            else:
+                end.write(stream, b"x")
+                streams.append(stream)
+        return streams
+
     def run(self, until: Callable[[], bool], *, within: float = 10.0) -> None:
         """Let time pass until something is so; it must be within ``within`` seconds."""
         limit = self.now + within

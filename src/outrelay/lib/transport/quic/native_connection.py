@@ -111,7 +111,7 @@ class Connection:
 
     def _give_streams_back(self) -> None:
         """Those that have ended, one by one; and room for all as soon as half is in use."""
-        in_use = self.quic.allow_streams(self._allowed)
+        in_use, _ = self.quic.allow_streams(self._allowed)
         if in_use > self._allowed // 2 and self._allowed < STREAMS:
             self._allowed = STREAMS
             self.quic.allow_streams(STREAMS)

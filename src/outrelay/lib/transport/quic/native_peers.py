@@ -101,6 +101,8 @@ class Peers:
 
     def failed(self, number: int, end: End | None) -> None:
         """Nothing came of a handshake that was admitted; without ``end``, it was none."""
+        if end is None:
+            self.gate.refuse(Cause.NOISE, self._sender)
         self.failures.append((number, end))
 
     def answer(self, datagram: bytes) -> None:
