@@ -1,8 +1,9 @@
 """The packet engine made of quinn-proto and rustls: fast, where its extension was built.
 
 ``outrelay_native`` has the packets, streams, timers and TLS of all connections of one socket;
-here are the port, the handshakes' deadlines, and what ends mean. Who may come in is asked of
-``native_peers``.
+here are the port, and who has news, something to send or a deadline. What is decided is in the
+modules beside it: who may come in (``native_peers``), what news mean (``native_connection``), who
+sends how much (``native_sending``), what ends mean (``native_ends``).
 
 Invariants: after LOST or REFUSED nothing but DRAINED is said of a connection; a panic inside
 the extension ends one connection, with a LOST like any other.
@@ -12,41 +13,25 @@ Source: engines.md; native/src/lib.rs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509 import Certificate
 from outrelay_native import INTERFACE, NativeEndpoint
 
-from outrelay.lib.errors import ConfigError, ErrorCode
+from outrelay.lib.errors import ErrorCode
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import Address
-from outrelay.lib.transport.quic.ends import (
-    FORGOTTEN,
-    IDLE_TIMEOUT,
-    NO_ANSWER,
-    cause_of,
-    cut,
-    is_final,
-    transport_code,
-)
-from outrelay.lib.transport.quic.engine import (
-    STREAM_WINDOW,
-    EngineOptions,
-    Event,
-    EventKind,
-    Transmit,
-)
-from outrelay.lib.transport.quic.native_connection import STREAMS_FIRST, Connection, batch_of
+from outrelay.lib.transport.quic.ends import NO_ANSWER, cut
+from outrelay.lib.transport.quic.engine import EngineOptions, Event, EventKind, Transmit
+from outrelay.lib.transport.quic.native_connection import Connection, batch_of
+from outrelay.lib.transport.quic.native_ends import End, lost, refused
+from outrelay.lib.transport.quic.native_identity import Identity, Limits, sni, unusable
 from outrelay.lib.transport.quic.native_peers import Link, Peers
 from outrelay.lib.transport.quic.native_timers import Timers
-from outrelay.lib.transport.quic.reset import reset_key
-from outrelay.lib.transport.refusal import Cause, Refusal
+from outrelay.lib.transport.refusal import Refusal
 
 if TYPE_CHECKING:
     from outrelay_native import NativeConnection
@@ -58,33 +43,6 @@ if INTERFACE != EXPECTED_INTERFACE:
     raise ImportError(f"the outrelay-native installed here has interface {INTERFACE}")
 
 _log = get_logger(__name__)
-
-_NO_NAME = "0.0.0.0"  # noqa: S104 - an address is no server name: none is sent
-_JUDGED = "invalid peer certificate: Other(OtherError("
-"""How a peer with this engine wraps the words of its judge."""
-
-
-_IN_OUR_WORDS = {
-    0x100 + 116: "a client certificate is required",
-    0x100 + 120: "no common ALPN protocol",
-}
-"""What rustls says with these alerts, but as the other engine says it."""
-
-
-class _End(NamedTuple):
-    """How a connection ended: whoever or whatever ended it, and what was said."""
-
-    origin: str
-    code: int
-    reason: str
-
-    @property
-    def by_peer(self) -> bool:
-        return self.origin in ("application", "peer")
-
-    @property
-    def timed_out(self) -> bool:
-        return self.origin in ("silence", "restart")
 
 
 class NativeEngine:
@@ -108,20 +66,20 @@ class NativeEngine:
         self._timers = Timers()
         self._batch = batch_of(options.datagram_sizes[-1])
         try:
-            self._core = NativeEndpoint(self._identity(options), _Limits(options), self._peers)
+            self._core = NativeEndpoint(self._identity(options), Limits(options), self._peers)
         except ValueError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
 
     def show(self, credentials: Credentials) -> None:
         options = replace(self._peers.options, credentials=credentials)
         try:
             self._core.exchange(self._identity(options))
         except ValueError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
         self._peers.options = options
 
-    def _identity(self, options: EngineOptions) -> _Identity:
-        return _Identity(options, self._peers.judge)
+    def _identity(self, options: EngineOptions) -> Identity:
+        return Identity(options, self._peers.judge)
 
     # Datagrams
 
@@ -137,7 +95,7 @@ class NativeEngine:
         for number, end in self._peers.failures:
             link = self._links[number]
             if end is not None:
-                self._lost(link, _End(*end))
+                self._lost(link, End(*end))
             self._drained(link)
         self._peers.failures.clear()
 
@@ -199,50 +157,19 @@ class NativeEngine:
         if link.connected and link.number in self._peers.pending:
             self._peers.settled(link)
         if end is not None and not link.ended:
-            self._lost(link, _End(*end))
+            self._lost(link, End(*end))
         self._timers.set(number, deadline)
         if is_gone:
             self._drained(link)
         elif news:
             self._to_send[number] = connection
 
-    def _lost(self, link: Link, end: _End) -> None:
-        if end.origin == "fault":
+    def _lost(self, link: Link, end: End) -> None:
+        if end.is_fault:
             _log.warning("connection ended by a fault in the QUIC engine", error=end.reason)
-        if link.connected:
-            self._say_lost(link, end)
-        else:
-            self._say_refused(link, end)
+        self._events.append(lost(link, end) if link.connected else refused(link, end))
         link.ended = True
         self._peers.pending.pop(link.number, None)
-
-    def _say_lost(self, link: Link, end: _End) -> None:
-        is_ours = end.origin == "application"
-        code = ErrorCode.NONE if end.timed_out else transport_code(end.code)
-        silence = FORGOTTEN if end.origin == "restart" else IDLE_TIMEOUT
-        self._events.append(
-            Event(
-                EventKind.LOST,
-                link.number,
-                code=end.code if is_ours else code,
-                reason=silence if end.timed_out else end.reason,
-                by_peer=end.by_peer,
-                timed_out=end.timed_out,
-            )
-        )
-
-    def _say_refused(self, link: Link, end: _End) -> None:
-        self._events.append(
-            Event(
-                EventKind.REFUSED,
-                link.number,
-                reason=link.refusal or _refusal_text(end),
-                address=link.address,
-                by_peer=end.by_peer,
-                final=is_final(end.code),
-                cause=_refusal_cause(link, end),
-            )
-        )
 
     def _drained(self, link: Link) -> None:
         if link.ended:  # else it was no handshake at all, and counted as noise
@@ -258,10 +185,10 @@ class NativeEngine:
     ) -> int:
         link = self._peers.dial(address, roles=roles, server_name=server_name, now=now)
         try:
-            quic = self._core.connect(link.number, address, _sni(server_name), now)
+            quic = self._core.connect(link.number, address, sni(server_name), now)
         except ValueError as error:  # no address that packets could go to
             link.refusal = str(error)
-            self._lost(link, _End("local", 0, ""))
+            self._lost(link, End("local", 0, ""))
             self._drained(link)
         else:
             self._touch(self._begin(quic))
@@ -312,7 +239,7 @@ class NativeEngine:
         if known.link.connected:
             self._events.append(Event(EventKind.LOST, connection, code=code, reason=reason))
         else:
-            self._say_refused(known.link, _End("local", code, reason))
+            self._events.append(refused(known.link, End("local", code, reason)))
         known.link.ended = True
         self._peers.pending.pop(connection, None)
 
@@ -322,70 +249,3 @@ class NativeEngine:
 
     def datagram_size(self, connection: int) -> int:
         return self._connections[connection].quic.path()[2]
-
-
-class _Limits:
-    """The bounds of the port, for the extension."""
-
-    def __init__(self, options: EngineOptions) -> None:
-        self.idle_timeout = options.idle_timeout
-        self.datagram_first = options.datagram_sizes[0]
-        self.datagram_last = options.datagram_sizes[-1]
-        self.stream_window = STREAM_WINDOW
-        self.streams = STREAMS_FIRST
-        self.reset_key = reset_key(options.credentials)
-
-
-class _Identity:
-    """Who we are and whom we trust, for the extension: DER, and PKCS #8."""
-
-    def __init__(
-        self, options: EngineOptions, judge: Callable[[int, Sequence[bytes]], str]
-    ) -> None:
-        credentials = options.credentials
-        self.chain = _der(credentials.certificate, *credentials.chain)
-        self.key = credentials.private_key.private_bytes(
-            Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
-        )
-        self.authorities = _der(*options.trust.certificates)
-        self.alpn = options.alpn
-        self.listens = bool(options.accept_roles)
-        self.judge = judge
-
-
-def _der(*certificates: Certificate) -> list[bytes]:
-    return [each.public_bytes(Encoding.DER) for each in certificates]
-
-
-def _unusable(error: ValueError) -> ConfigError:
-    return ConfigError(
-        "the native QUIC engine", f"cannot use these certificates: {error}", "--quic-engine aioquic"
-    )
-
-
-def _sni(server_name: str) -> str:
-    """What the TLS client may ask for; the judge compares the name itself."""
-    try:
-        ip_address(server_name)
-    except ValueError:
-        is_name = server_name.isascii() and server_name.replace(".", "").replace("-", "").isalnum()
-        return server_name if is_name else _NO_NAME
-    return _NO_NAME
-
-
-def _refusal_text(end: _End) -> str:
-    if end.timed_out:
-        return "no answer"
-    reason = _IN_OUR_WORDS.get(end.code, end.reason)
-    if reason.startswith(_JUDGED):
-        reason = "certificate refused: " + reason.removeprefix(_JUDGED).strip(")").strip('"')
-    who = "refused by the peer: " if end.by_peer else ""
-    return who + (reason or f"handshake failed (0x{end.code:x})")
-
-
-def _refusal_cause(link: Link, end: _End) -> Cause:
-    if end.by_peer:
-        return Cause.PEER
-    if end.timed_out or link.refusal == NO_ANSWER:
-        return Cause.TIMEOUT
-    return cause_of(end.code)
