@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 ENDLESS = bytes(64 << 20)
 
-STREAMS_FIRST = 64
+STREAMS_FIRST = 32
 """What the native engine gives to begin with; the others follow when half of them are used."""
 
 

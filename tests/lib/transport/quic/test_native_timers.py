@@ -44,7 +44,7 @@ def test_who_is_gone_is_not_woken_and_leaves_nothing() -> None:
     timers.set(1, None)
 
     assert timers.take(9.0) == []
-    assert not (timers._marks or timers._marked or timers._deadlines)
+    assert (timers._marks, timers._marked, timers._deadlines) == ([], {}, {})
 
 
 def test_a_busy_connection_costs_no_more_than_an_idle_one() -> None:

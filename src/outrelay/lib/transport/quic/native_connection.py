@@ -19,7 +19,7 @@ from outrelay.lib.transport.quic.segments import BATCH_MAX, SEGMENTS_MAX
 if TYPE_CHECKING:
     from outrelay_native import Batch, NativeConnection, News
 
-STREAMS_FIRST = 64
+STREAMS_FIRST = 32
 """Streams a peer may have open at once to begin with; quinn-proto makes room for each."""
 
 _KINDS = {
@@ -38,12 +38,16 @@ class Connection:
         events: Where to say what happens.
     """
 
+    __slots__ = (
+        *("quic", "link", "number", "sending", "_events", "_kept_back"),
+        *("_waits_for_streams", "_has_accepted", "_allowed", "_closing"),
+    )
+
     def __init__(self, quic: NativeConnection, link: Link, events: list[Event]) -> None:
         self.quic = quic
         self.link = link
         self.number = link.number
         self.sending = Sending(quic)
-        self.is_gone = False
         self._events = events
         self._kept_back: dict[News, None] = {}
         self._waits_for_streams = False

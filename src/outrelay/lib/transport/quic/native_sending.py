@@ -96,6 +96,8 @@ class Sending:
         quic: Takes what is handed over.
     """
 
+    __slots__ = ("_line", "_quic", "_streams", "_turns")
+
     def __init__(self, quic: NativeConnection) -> None:
         self._quic = quic
         self._streams: dict[int, _Outgoing] = {}
