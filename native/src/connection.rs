@@ -129,9 +129,10 @@ impl NativeConnection {
 
     /// How many bytes were taken: when it is not all of them, news follow as soon as there is a
     /// point in trying again. `None`: the stream takes nothing ever again.
-    fn write(&mut self, stream: u64, data: PyBackedBytes) -> Option<usize> {
+    fn write(&mut self, stream: u64, data: PyBackedBytes, priority: i32) -> Option<usize> {
         let size = data.len();
         self.guarded(|link| {
+            link.quic.send_stream(integer(stream).into()).set_priority(priority).ok()?;
             let mut rest = [Bytes::from_owner(data)];
             while !rest[0].is_empty() {
                 match link.quic.send_stream(integer(stream).into()).write_chunks(&mut rest) {

@@ -29,10 +29,18 @@ AHEAD = 128 * 1024
 RESERVE = 128 * 1024
 """As much again for streams with little to say: they do not wait for those with much."""
 
-ROUND = 1 << 20
+ROUND = 4 << 20
 """Bytes that everybody in line hands over before somebody has a second turn."""
 
-TURN_MIN, TURN_MAX = 2 * 1024, 256 * 1024
+TURN_MIN, TURN_MAX = 2 * 1024, 64 * 1024
+
+MISSES = 8
+"""Streams in a row of which nothing is taken after others had their turn, so that the rest stay
+in line: quinn-proto is full. What it was given is acknowledged, and then they are served."""
+
+FIRST, PRIORITIES = 1, 0x3FFFFFFF
+"""What quinn-proto sends first: what was handed over first, so that a reader gets it in pieces
+as large; packets of many streams in turns would make it read each stream for each of them."""
 
 JOIN = 16 * 1024
 """What is smaller is joined up to this size: quinn-proto looks at every piece for each packet."""
@@ -147,13 +155,16 @@ class Sending:
         if not self._line:
             return roomy
         turn = min(max(ROUND // len(self._line), TURN_MIN), TURN_MAX)
-        while self._line:
+        began, misses = self._turns, 0
+        while self._line and (misses < MISSES or self._turns == began):
             stream = heappop(self._line)[1]
             outgoing = self._streams.get(stream)
             if outgoing is None or not outgoing.in_line:
                 continue
             outgoing.in_line = False
+            before = self._turns
             has_more = self._serve(stream, outgoing, turn)
+            misses = misses + 1 if self._turns == before else 0
             if outgoing.waits and outgoing.unsent <= WRITE_BUFFER // 2:
                 outgoing.waits = False
                 roomy.append(stream)
@@ -165,10 +176,13 @@ class Sending:
 
     def _serve(self, stream: int, outgoing: _Outgoing, turn: int) -> bool:
         """One turn; whether there is more to hand over after those of the others."""
-        self.let_hold(reserve=RESERVE if outgoing.unsent <= TURN_MIN else 0)
         before = outgoing.unsent
+        is_little = before <= TURN_MIN
+        self.let_hold(reserve=RESERVE if is_little else 0)
+        has_waited = self._turns - outgoing.served >= len(self._line)
+        priority = FIRST if is_little and has_waited else -(self._turns & PRIORITIES)
         while part := outgoing.next_part(turn):
-            taken = self._quic.write(stream, part)
+            taken = self._quic.write(stream, part, priority)
             if taken is None:
                 self.forget(stream)
                 return False
