@@ -25,9 +25,6 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 ENDLESS = bytes(64 << 20)
 
-STREAMS_FIRST = 32
-"""What the native engine gives to begin with; the others follow when half of them are used."""
-
 
 @pytest.fixture
 def network() -> Network:
@@ -222,10 +219,9 @@ def test_streams_that_are_done_with_are_credit_for_others(
 
 
 def test_streams_available_is_said_only_to_those_who_wait(
-    network: Network, ends: tuple[End, End], each_engine: EngineChoice
+    network: Network, ends: tuple[End, End]
 ) -> None:
     near, far = ends
-    enough = STREAMS_FIRST if each_engine is EngineChoice.NATIVE else STREAMS // 2 + 10
     far.host.listeners.append(
         lambda event: (
             far.host.engine.reset(far.number, event.stream, 1)
@@ -233,7 +229,7 @@ def test_streams_available_is_said_only_to_those_who_wait(
             else None
         )
     )
-    for _ in range(enough):
+    for _ in range(STREAMS // 2 + 10):
         stream = near.must_open()
         near.reset(stream, 1)
     network.run_for(2.0)

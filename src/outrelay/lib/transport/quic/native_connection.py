@@ -19,8 +19,8 @@ from outrelay.lib.transport.quic.segments import BATCH_MAX, SEGMENTS_MAX
 if TYPE_CHECKING:
     from outrelay_native import Batch, NativeConnection, News
 
-STREAMS_FIRST = 32
-"""Streams a peer may have open at once to begin with; quinn-proto makes room for each."""
+STREAMS_FIRST = STREAMS
+"""Streams a peer may have open at once to begin with: all, see docs/decisions/0025."""
 
 _KINDS = {
     "opened": EventKind.STREAM_OPENED,
