@@ -1,28 +1,18 @@
-//! Seconds of the caller's clock as the `Instant`s that quinn-proto wants.
-//!
-//! An `Instant` cannot be made from a number, so all of them count from one that was taken at the
-//! start; time passes as the caller says, also in tests. Both ways the grain is a microsecond,
-//! and deadlines are rounded up: a timer that fires at the moment it was told never fires early.
+//! Seconds of the caller's clock as the `Instant`s that quinn-proto wants: they count from one of
+//! the start. Deadlines are rounded up, so that a timer fires no microsecond early.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-pub struct Clock {
-    base: Instant,
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+pub fn instant(seconds: f64) -> Instant {
+    *START + Duration::from_micros((seconds * 1e6).round() as u64)
 }
 
-impl Clock {
-    pub fn new() -> Self {
-        Self { base: Instant::now() }
-    }
-
-    pub fn instant(&self, seconds: f64) -> Instant {
-        self.base + Duration::from_micros((seconds * 1e6).round() as u64)
-    }
-
-    pub fn seconds(&self, at: Instant) -> f64 {
-        let nanos = at.saturating_duration_since(self.base).as_nanos();
-        nanos.div_ceil(1000) as f64 / 1e6
-    }
+pub fn seconds(at: Instant) -> f64 {
+    let nanos = at.saturating_duration_since(*START).as_nanos();
+    nanos.div_ceil(1000) as f64 / 1e6
 }
 
 #[cfg(test)]
@@ -30,17 +20,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_survives_the_way_there_and_back() {
-        let clock = Clock::new();
-        for seconds in [0.0, 1000.0, 1000.5, 12345678.25, 12345678.125] {
-            assert_eq!(clock.seconds(clock.instant(seconds)), seconds);
+    fn a_moment_survives_the_way_there_and_back_and_no_deadline_is_early() {
+        for moment in [0.0, 1000.0, 1000.5, 12345678.25, 12345678.125] {
+            assert_eq!(seconds(instant(moment)), moment);
+            let deadline = instant(moment) + Duration::from_nanos(1);
+            assert!(instant(seconds(deadline)) >= deadline);
         }
-    }
-
-    #[test]
-    fn a_deadline_is_never_before_its_instant() {
-        let clock = Clock::new();
-        let deadline = clock.instant(1000.0) + Duration::from_nanos(1);
-        assert!(clock.instant(clock.seconds(deadline)) >= deadline);
     }
 }

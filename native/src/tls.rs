@@ -4,16 +4,17 @@
 //!
 //! No tickets, no early data: every connection proves everything.
 
-use std::fmt;
+use std::error::Error as Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use quinn_proto::TransportConfig;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -23,56 +24,44 @@ use rustls::{
     OtherError, RootCertStore, ServerConfig, SignatureScheme, version,
 };
 
-/// Python's verdict about peers: `judge(connection, chain)` is what is wrong, or nothing.
-pub struct Judge {
-    verdict: Py<PyAny>,
-    /// Whose datagram is being handled: verification happens while it is.
-    pub current: AtomicU64,
-}
+/// The connection whose datagram is being handled: peers are verified while it is.
+pub static JUDGED: AtomicU64 = AtomicU64::new(0);
 
-impl Judge {
-    pub fn new(verdict: Py<PyAny>) -> Self {
-        Self { verdict, current: AtomicU64::new(0) }
-    }
-
-    fn accepts(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let connection = self.current.load(Ordering::Relaxed);
-        let fault = Python::attach(|py| {
-            let mut chain = vec![PyBytes::new(py, leaf)];
-            chain.extend(others.iter().map(|each| PyBytes::new(py, each)));
-            self.verdict.bind(py).call1((connection, chain))?.extract::<String>()
-        });
-        let fault = fault.unwrap_or_else(|_| "cannot be judged".to_owned());
-        if fault.is_empty() {
-            return Ok(());
-        }
-        let fault: Box<dyn std::error::Error + Send + Sync> = fault.into();
-        Err(CertificateError::Other(OtherError(fault.into())).into())
-    }
-}
-
-/// Whom we trust and how we prove who we are, for both roles.
+/// Whom we trust and how we prove who we are, in both roles; bytes are DER.
+#[derive(FromPyObject)]
 pub struct Identity {
-    pub chain: Vec<Vec<u8>>,
-    pub key: Vec<u8>,
-    pub authorities: Vec<Vec<u8>>,
-    pub alpn: String,
+    chain: Vec<Vec<u8>>,
+    key: Vec<u8>,
+    authorities: Vec<Vec<u8>>,
+    alpn: String,
+    listens: bool,
+    /// `judge(connection, chain)` is what is wrong with a peer, or nothing.
+    judge: Py<PyAny>,
 }
 
-pub struct Configs {
-    pub client: Arc<QuicClientConfig>,
-    pub server: Arc<QuicServerConfig>,
-}
+type Configs = (quinn_proto::ClientConfig, Option<Arc<quinn_proto::ServerConfig>>);
 
-impl Configs {
-    pub fn new(identity: Identity, judge: Arc<Judge>) -> Result<Self, Error> {
-        let provider = Arc::new(provider());
-        let verifier = Arc::new(Verifier::new(identity.authorities, judge, provider.clone())?);
-        let chain = identity.chain.into_iter().map(CertificateDer::from).collect();
-        let key = PrivateKeyDer::try_from(identity.key)
-            .map_err(|fault| Error::General(format!("private key: {fault}")))?;
-        let ours = Arc::new(SingleCertAndKey::from(CertifiedKey::from_der(chain, key, &provider)?));
-        let alpn = vec![identity.alpn.into_bytes()];
+impl Identity {
+    pub fn configs(self, transport: &Arc<TransportConfig>) -> Result<Configs, Box<dyn Fault>> {
+        let mut provider = ring::default_provider();
+        // the fastest first, where the processor helps: that is nearly everywhere
+        let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
+        provider.cipher_suites.sort_by_key(|each| each.suite() != first);
+        let provider = Arc::new(provider);
+
+        let mut roots = RootCertStore::empty();
+        for authority in self.authorities {
+            roots.add(CertificateDer::from(authority))?;
+        }
+        let roots = Arc::new(roots);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let clients = clients.build()?;
+        let verifier = Arc::new(Verifier { roots, clients, judge: self.judge });
+
+        let chain = self.chain.into_iter().map(CertificateDer::from).collect();
+        let key = CertifiedKey::from_der(chain, PrivateKeyDer::try_from(self.key)?, &provider)?;
+        let ours = Arc::new(SingleCertAndKey::from(key));
+        let alpn = vec![self.alpn.into_bytes()];
 
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])?
@@ -89,56 +78,43 @@ impl Configs {
         server.alpn_protocols = alpn;
         server.send_tls13_tickets = 0;
 
-        let unsuitable = |fault: quinn_proto::crypto::rustls::NoInitialCipherSuite| {
-            Error::General(fault.to_string())
-        };
-        Ok(Self {
-            client: Arc::new(client.try_into().map_err(unsuitable)?),
-            server: Arc::new(server.try_into().map_err(unsuitable)?),
-        })
+        let client = Arc::new(QuicClientConfig::try_from(client)?);
+        let mut client = quinn_proto::ClientConfig::new(client);
+        client.transport_config(transport.clone());
+        let server = Arc::new(QuicServerConfig::try_from(server)?);
+        let mut server = quinn_proto::ServerConfig::with_crypto(server);
+        server.transport_config(transport.clone());
+        Ok((client, self.listens.then(|| Arc::new(server))))
     }
-}
-
-/// AES-128 first: the fastest where the processor helps, which is nearly everywhere.
-fn provider() -> CryptoProvider {
-    let mut provider = rustls::crypto::ring::default_provider();
-    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
-    provider.cipher_suites.sort_by_key(|each| each.suite() != first);
-    provider
 }
 
 /// Verifies peers in either role.
+#[derive(Debug)]
 struct Verifier {
-    authorities: Arc<RootCertStore>,
+    roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
-    algorithms: WebPkiSupportedAlgorithms,
-    judge: Arc<Judge>,
+    judge: Py<PyAny>,
 }
 
 impl Verifier {
-    fn new(
-        authorities: Vec<Vec<u8>>,
-        judge: Arc<Judge>,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Self, Error> {
-        let mut store = RootCertStore::empty();
-        for authority in authorities {
-            store.add(CertificateDer::from(authority))?;
+    fn judge(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let connection = JUDGED.load(Ordering::Relaxed);
+        let verdict = Python::attach(|py| {
+            let mut chain = vec![PyBytes::new(py, leaf)];
+            chain.extend(others.iter().map(|each| PyBytes::new(py, each)));
+            self.judge.call1(py, (connection, chain))?.extract::<String>(py)
+        });
+        let fault = verdict.unwrap_or_else(|_| "cannot be judged".to_owned());
+        if fault.is_empty() {
+            return Ok(());
         }
-        let authorities = Arc::new(store);
-        let algorithms = provider.signature_verification_algorithms;
-        let clients = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider)
-            .build()
-            .map_err(|fault| Error::General(fault.to_string()))?;
-        Ok(Self { authorities, clients, algorithms, judge })
+        let fault = Box::<dyn Fault + Send + Sync>::from(fault);
+        Err(CertificateError::Other(OtherError(fault.into())).into())
     }
 }
 
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Verifier")
-    }
-}
+type Signed = Result<HandshakeSignatureValid, Error>;
+type Signature = DigitallySignedStruct;
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -149,37 +125,23 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge.accepts(leaf, others)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.authorities,
-            others,
-            now,
-            self.algorithms.all,
-        )?;
+        self.judge(leaf, others)?;
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let all = ring::default_provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, others, now, all)?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
+    fn verify_tls12_signature(&self, text: &[u8], leaf: &CertificateDer, by: &Signature) -> Signed {
+        self.clients.verify_tls12_signature(text, leaf, by)
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    fn verify_tls13_signature(&self, text: &[u8], leaf: &CertificateDer, by: &Signature) -> Signed {
+        self.clients.verify_tls13_signature(text, leaf, by)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.clients.supported_verify_schemes()
     }
 }
 
@@ -194,29 +156,19 @@ impl ClientCertVerifier for Verifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.judge.accepts(leaf, others)?;
+        self.judge(leaf, others)?;
         self.clients.verify_client_cert(leaf, others, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ServerCertVerifier::verify_tls12_signature(self, message, leaf, signature)
+    fn verify_tls12_signature(&self, text: &[u8], leaf: &CertificateDer, by: &Signature) -> Signed {
+        self.clients.verify_tls12_signature(text, leaf, by)
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ServerCertVerifier::verify_tls13_signature(self, message, leaf, signature)
+    fn verify_tls13_signature(&self, text: &[u8], leaf: &CertificateDer, by: &Signature) -> Signed {
+        self.clients.verify_tls13_signature(text, leaf, by)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.clients.supported_verify_schemes()
     }
 }

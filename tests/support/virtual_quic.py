@@ -65,6 +65,7 @@ class Datagram(NamedTuple):
     source: Address
     target: Address
     data: bytes
+    ecn: int = 0
 
 
 class Host:
@@ -106,9 +107,13 @@ class Host:
 
     def receive(self, datagrams: list[Datagram]) -> None:
         """Take datagrams that arrive together, in batches of equal size as UDP_GRO makes them."""
-        for (source, size), batch in groupby(datagrams, lambda each: (each.source, len(each.data))):
+
+        def alike(each: Datagram) -> tuple[Address, int, int]:
+            return each.source, len(each.data), each.ecn
+
+        for (source, size, ecn), batch in groupby(datagrams, alike):
             data = b"".join(each.data for each in batch)
-            self.engine.receive(memoryview(data), size, source, self.network.now)
+            self.engine.receive(memoryview(data), size, source, self.network.now, ecn)
         self.settle()
 
     def wakes_at(self) -> float:
@@ -155,7 +160,7 @@ class Host:
             bursts[transmit.address] += len(sizes)
             self.sent_sizes += sizes
             for datagram in transmit.datagrams():
-                self.network.send(Datagram(self.address, transmit.address, datagram))
+                self.network.send(Datagram(self.address, transmit.address, datagram, transmit.ecn))
         self.largest_burst = max(self.largest_burst, *bursts.values(), 0)
         return bool(transmits)
 
@@ -361,6 +366,22 @@ class Network:
             within=within,
         )
         return bytes(sink.data)
+
+    def open(self, end: End, number: int, *, within: float = 1.0) -> list[int]:
+        """So many new streams, each with a byte: an engine may give credit as it is used."""
+        streams: list[int] = []
+        while len(streams) < number:
+            told = len(end.events(EventKind.STREAMS_AVAILABLE))
+            stream = end.open()
+            if stream is None:
+                self.run(
+                    lambda told=told: len(end.events(EventKind.STREAMS_AVAILABLE)) > told,  # type: ignore[misc]
+                    within=within,
+                )
+            else:
+                end.write(stream, b"x")
+                streams.append(stream)
+        return streams
 
     def run(self, until: Callable[[], bool], *, within: float = 10.0) -> None:
         """Let time pass until something is so; it must be within ``within`` seconds."""

@@ -16,11 +16,13 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.transport.quic import QuicEndpoint, endpoint
 from outrelay.lib.transport.quic.endpoint import PING_IDLE
 from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
+from outrelay.lib.transport.quic.udp import UdpSocket
 from tests.lib.transport.carriers import LOOPBACK, PKI, Pair, join
 from tests.lib.transport.streams import round_trips
 from tests.support.hostile_quic import raw_client
 from tests.support.impair import UdpPort
 from tests.support.leap import leap
+from tests.support.native import needs_native
 
 RELAY = PKI.relay()
 
@@ -251,3 +253,23 @@ async def test_a_forged_word_that_nobody_is_there_changes_nothing(
     assert not dialer._doubts
     listener._unheard(dialer.address)  # whoever only listens asks nobody
     assert not listener._doubts
+
+
+@needs_native
+async def test_what_is_marked_arrives_so_and_the_peer_says_so(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the sender would take the path for one that bleaches, and stop marking."""
+    pair = await ends.pair()
+    codepoints: list[int] = []
+    send = UdpSocket.send
+
+    def record(sock: UdpSocket, transmit: Transmit) -> bool:
+        codepoints.append(transmit.ecn)
+        return send(sock, transmit)
+
+    monkeypatch.setattr(UdpSocket, "send", record)
+    for _ in range(3):
+        await round_trips(await pair.stream())
+
+    assert set(codepoints) == {2}

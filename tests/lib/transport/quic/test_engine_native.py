@@ -49,9 +49,10 @@ def ends(network: Network) -> tuple[End, End]:
     return network.connect(network.host(agent()), network.host(relay()))
 
 
-def core(engine: Engine) -> Any:
-    made: NativeEngine = engine  # type: ignore[assignment]
-    return made._core
+def quic(end: End) -> Any:
+    """The extension's connection."""
+    made: NativeEngine = end.host.engine  # type: ignore[assignment]
+    return made._connections[end.number].quic
 
 
 def payload(size: int) -> bytes:
@@ -83,10 +84,58 @@ def test_keys_change_under_a_transfer(network: Network, ends: tuple[End, End]) -
     Source(near, stream, payload(2 * MIB))
     for part in range(1, 4):
         network.run(lambda part=part: len(sink.data) > part * MIB // 2)  # type: ignore[misc]
-        core(near.host.engine).update_keys(near.number)
+        quic(near).update_keys()
     network.run(lambda: sink.finished)
 
     assert sink.data == payload(2 * MIB)
+
+
+# ECN
+
+
+def transfer_marking(
+    network: Network, ends: tuple[End, End], mark: Callable[[Datagram], int]
+) -> list[Datagram]:
+    """What the near end sends during a transfer, when the network marks it so."""
+    near, far = ends
+    sent: list[Datagram] = []
+
+    def passes(datagram: Datagram) -> bool:
+        if datagram.source != near.host.address or datagram in marked:
+            return True
+        sent.append(datagram)
+        marked.append(datagram._replace(ecn=mark(datagram)))
+        network.send(marked[-1])
+        return False
+
+    marked: list[Datagram] = []
+    network.passes = passes
+    assert network.transfer(near, far, payload(MIB)) == payload(MIB)
+    return sent
+
+
+def test_what_the_path_marks_as_congested_slows_the_sender(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    transfer_marking(network, ends, lambda datagram: datagram.ecn)
+    began = network.now
+    transfer_marking(network, ends, lambda datagram: datagram.ecn)
+    usual = network.now - began
+    for _ in range(10):
+        began = network.now
+        sent = transfer_marking(network, ends, lambda datagram: 3)
+
+    assert {datagram.ecn for datagram in sent} == {2}
+    assert network.now - began > 2 * usual
+
+
+def test_a_path_that_bleaches_codepoints_is_sent_none(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    sent = transfer_marking(network, ends, lambda _: 0)
+
+    assert sent[0].ecn == 2
+    assert sent[-1].ecn == 0
 
 
 # Certificates
@@ -239,7 +288,7 @@ def test_a_fault_inside_ends_one_connection(
 ) -> None:
     near, far = ends
     other, _ = network.connect(near.host, far.host)
-    core(near.host.engine).finish(near.number, 3)  # a stream on which only the peer may send
+    quic(near).finish(3)  # a stream on which only the peer may send
 
     network.run(lambda: bool(near.events(EventKind.DRAINED)), within=1.0)
     lost = near.event(EventKind.LOST)

@@ -53,7 +53,7 @@ def arrived(receiver: UdpSocket, number: int) -> list[tuple[bytes, Address]]:
     datagrams: list[tuple[bytes, Address]] = []
     while len(datagrams) < number:
         assert select.select([receiver.fileno()], [], [], 1)[0], f"only {len(datagrams)} came"
-        for view, size, sender in receiver.receive(EVERYTHING):
+        for view, size, sender, _ in receiver.receive(EVERYTHING):
             datagrams += [(datagram, sender) for datagram in split(view, size)]
     return datagrams
 
@@ -129,7 +129,7 @@ def test_a_budget_ends_the_reading(sockets: Sockets) -> None:
     sender, receiver = sockets.open(), sockets.open()
     for number in range(6):
         sender.send(Transmit(receiver.address, [bytes([number]) * 1000], 1000))
-    taken = [len(view) for view, _, _ in receiver.receive(2_500)]
+    taken = [len(view) for view, _, _, _ in receiver.receive(2_500)]
 
     assert taken == [1000, 1000, 1000]
     assert len(arrived(receiver, 3)) == 3
@@ -139,8 +139,8 @@ def test_what_else_the_kernel_says_is_no_segment_size() -> None:
     timestamp = (socket.SOL_SOCKET, 29, bytes(16))
     size = (socket.IPPROTO_UDP, 104, FULL.to_bytes(4, sys.byteorder))
 
-    assert udp._segment_size([timestamp]) == 0
-    assert udp._segment_size([timestamp, size]) == FULL
+    assert udp._told([timestamp]) == (0, 0)
+    assert udp._told([timestamp, size]) == (FULL, 0)
 
 
 def test_there_may_be_nothing_to_read(sockets: Sockets) -> None:
@@ -342,3 +342,49 @@ def test_a_kernel_that_refuses_an_option_is_served_without(
     sender.send(batch(receiver.address, FULL, 10))
 
     assert len(arrived(receiver, 2)) == 2
+
+
+# ECN
+
+
+def codepoints(receiver: UdpSocket, number: int) -> list[int]:
+    """Those of so many datagrams, as they come."""
+    told: list[int] = []
+    while len(told) < number:
+        assert select.select([receiver.fileno()], [], [], 1)[0], f"only {len(told)} came"
+        for view, size, _, ecn in receiver.receive(EVERYTHING):
+            told += [ecn] * len(list(split(view, size)))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("listens", "sends"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")]
+)
+@pytest.mark.parametrize("batches", [True, False])
+def test_a_codepoint_arrives_as_it_was_sent(
+    sockets: Sockets, listens: str, sends: str, batches: bool
+) -> None:
+    receiver, sender = sockets.open(listens), sockets.open(sends)
+    receiver.watch_ecn()
+    target = (sends, receiver.address[1])
+    sender._sends_batches = batches
+    for ecn in (2, 0, 1, 3):
+        assert sender.send(batch(target, FULL, FULL, 100)._replace(ecn=ecn))
+        assert sender.send(batch(target, 100)._replace(ecn=ecn))
+
+    assert codepoints(receiver, 16) == [2] * 4 + [0] * 4 + [1] * 4 + [3] * 4
+
+
+def test_a_socket_of_both_families_marks_for_the_one_on_the_wire(sockets: Sockets) -> None:
+    receiver, sender = sockets.open("127.0.0.1"), sockets.open("::")
+    receiver.watch_ecn()
+    assert sender.send(batch(receiver.address, FULL, FULL)._replace(ecn=2))
+
+    assert codepoints(receiver, 2) == [2, 2]
+
+
+def test_no_codepoint_is_told_to_who_has_not_asked(sockets: Sockets) -> None:
+    receiver, sender = sockets.open(), sockets.open()
+    assert sender.send(batch(receiver.address, FULL)._replace(ecn=2))
+
+    assert codepoints(receiver, 1) == [0]

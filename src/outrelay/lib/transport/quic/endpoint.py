@@ -70,6 +70,8 @@ class QuicEndpoint:
         self._ticker: asyncio.TimerHandle | None = None
         self._doubts: dict[Address, asyncio.TimerHandle] = {}
         self._closed = False
+        if engine.uses_ecn:
+            sock.watch_ecn()
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @classmethod
@@ -177,10 +179,10 @@ class QuicEndpoint:
 
     def _readable(self) -> None:
         now = self._loop.time()
-        for data, segment_size, sender in self._socket.receive(RECEIVE_BUDGET):
+        for data, segment_size, sender, ecn in self._socket.receive(RECEIVE_BUDGET):
             if self._doubts and sender in self._doubts:
                 self._doubts.pop(sender).cancel()
-            self._engine.receive(data, segment_size, sender, now)
+            self._engine.receive(data, segment_size, sender, now, ecn)
         if self._socket.has_errors:
             for address in self._socket.refusals():
                 self._unheard(address)

@@ -97,6 +97,8 @@ class Transmit(NamedTuple):
     address: Address
     buffers: Sequence[bytes]
     segment_size: int
+    ecn: int = 0
+    """The ECN codepoint to send them with."""
 
     @property
     def is_batch(self) -> bool:
@@ -138,6 +140,8 @@ class Engine(Protocol):
     """All QUIC connections of one socket; see the module for the rules."""
 
     name: str
+    uses_ecn: bool
+    """Whether it marks what it sends, and wants to know how what it receives was marked."""
 
     def show(self, credentials: Credentials) -> None:
         """Show ``credentials`` from the next handshake on.
@@ -146,8 +150,13 @@ class Engine(Protocol):
             ConfigError: They are not usable here; the old ones stay.
         """
 
-    def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
-        """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter."""
+    def receive(
+        self, data: memoryview, segment_size: int, address: Address, now: float, ecn: int = 0
+    ) -> None:
+        """Take one batch: datagrams of ``segment_size`` bytes, the last may be shorter.
+
+        ``ecn`` is the ECN codepoint they came with.
+        """
 
     def transmits(self, now: float) -> list[Transmit]:
         """Datagrams to send now, at most one burst per connection; call again until empty."""

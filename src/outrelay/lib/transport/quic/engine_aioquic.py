@@ -53,6 +53,7 @@ class AioquicEngine:
     """See the port, ``engine.Engine``."""
 
     name = "aioquic"
+    uses_ecn = False
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
@@ -73,7 +74,9 @@ class AioquicEngine:
 
     # Datagrams in
 
-    def receive(self, data: memoryview, segment_size: int, address: Address, now: float) -> None:
+    def receive(
+        self, data: memoryview, segment_size: int, address: Address, now: float, ecn: int = 0
+    ) -> None:
         for datagram in split(data, segment_size):
             header = parse_header(datagram)
             if header is None:

@@ -1,7 +1,7 @@
 """Whom the native engine talks to: who may begin, who is accepted, and what is known of each.
 
-The extension asks here while it handles a datagram (``admit``, ``judge``); nothing here knows
-the extension, so that the two do not keep each other alive.
+The extension asks here while it handles a datagram (``admit``, ``judge``) and tells what came
+to nothing; nothing here knows the extension, so that the two do not keep each other alive.
 
 Source: protocol.md section 1, "Peer verification".
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from itertools import count
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
@@ -18,14 +19,16 @@ from outrelay.lib.errors import IdentityError
 from outrelay.lib.identity.uri import Role
 from outrelay.lib.identity.verify import Usage, verify_peer
 from outrelay.lib.transport.carrier import Address, Peer
-from outrelay.lib.transport.quic.engine import EngineOptions
+from outrelay.lib.transport.quic.engine import EngineOptions, Transmit
 from outrelay.lib.transport.quic.gate import Gate, Ticket
 from outrelay.lib.transport.quic.header import parse_header
 from outrelay.lib.transport.refusal import Cause
 
+if TYPE_CHECKING:
+    from outrelay_native import End
+
 PROVE = 0
-IGNORE = -1
-"""Answers of ``admit`` beside the number of a connection."""
+"""Answer of ``admit`` beside the number of a connection."""
 
 
 class Link:
@@ -62,8 +65,12 @@ class Peers:
         self.links: dict[int, Link] = {}
         self.pending: dict[int, float] = {}
         """When each handshake under way must be over, the earliest first."""
-        self.now = 0.0
-        """When the datagram was received that is being handled."""
+        self.failures: list[tuple[int, End | None]] = []
+        """Who was admitted in vain, with an end where it was a handshake."""
+        self.answers: list[Transmit] = []
+        """What is to be sent for no connection."""
+        self._sender: Address = ("", 0)
+        self._now = 0.0
         self._numbers = count(1)
 
     def dial(
@@ -74,18 +81,47 @@ class Peers:
         link.roles, link.server_name = roles, server_name
         return link
 
-    def admit(self, host: str, port: int, proven: bool) -> int:
-        """The number of the connection that somebody may begin, or PROVE or IGNORE."""
-        address = host, port
-        ticket = self.gate.admit(address, proven=proven, now=self.now)
+    # What the extension asks and tells, of the datagrams it is handling
+
+    def handles(self, sender: Address, now: float) -> None:
+        """From now on it is handling datagrams of ``sender``."""
+        self._sender, self._now = sender, now
+
+    def admit(self, proven: bool) -> int | None:
+        """The number of the connection that the sender may begin, or PROVE; None: ignore it."""
+        ticket = self.gate.admit(self._sender, proven=proven, now=self._now)
         if ticket is None:
             return PROVE
         if isinstance(ticket, Cause):
-            self.gate.refuse(ticket, address)
-            return IGNORE
-        link = self._begin(address, self.now, dialled=False)
+            self.gate.refuse(ticket, self._sender)
+            return None
+        link = self._begin(self._sender, self._now, dialled=False)
         link.roles, link.ticket = self.options.accept_roles, ticket
         return link.number
+
+    def failed(self, number: int, end: End | None) -> None:
+        """Nothing came of a handshake that was admitted; without ``end``, it was none."""
+        if end is None:
+            self.gate.refuse(Cause.NOISE, self._sender)
+        self.failures.append((number, end))
+
+    def answer(self, datagram: bytes) -> None:
+        """The sender gets an answer that belongs to no connection."""
+        self.answers.append(Transmit(self._sender, [datagram], len(datagram)))
+
+    def wasted(self, datagram: bytes) -> None:
+        """A datagram was for no connection and began none."""
+        header = parse_header(datagram)
+        if header is None:
+            cause = Cause.NOISE
+        elif header.is_long:
+            fault = self.gate.fault_of(header, len(datagram))
+            cause = fault or (Cause.PROOF if header.token else Cause.NOISE)
+        elif self.options.accept_roles:
+            cause = Cause.FORGOTTEN
+        else:
+            return
+        self.gate.refuse(cause, self._sender)
 
     def _begin(self, address: Address, now: float, *, dialled: bool) -> Link:
         link = Link(next(self._numbers), address, dialled=dialled)
@@ -115,20 +151,6 @@ class Peers:
         expires = certificates[0].not_valid_after_utc.timestamp()
         link.peer = Peer(identity=identity, expires=expires)
         return ""
-
-    def wasted(self, datagram: bytes, address: Address) -> None:
-        """Count a datagram that was for no connection and began none."""
-        header = parse_header(datagram)
-        if header is None:
-            cause = Cause.NOISE
-        elif header.is_long:
-            fault = self.gate.fault_of(header, len(datagram))
-            cause = fault or (Cause.PROOF if header.token else Cause.NOISE)
-        elif self.options.accept_roles:
-            cause = Cause.FORGOTTEN
-        else:
-            return
-        self.gate.refuse(cause, address)
 
     def settled(self, link: Link) -> None:
         """Its handshake is over; one that failed is until here: it costs memory."""

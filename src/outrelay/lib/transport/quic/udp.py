@@ -29,12 +29,19 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _NO_SEGMENTS = (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 _TOO_LARGE = (errno.EMSGSIZE, errno.EINVAL)  # kernels before 6.14 say EINVAL
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
+_IP_TOS, _IP_RECVTOS, _IPV6_TCLASS, _IPV6_RECVTCLASS = 1, 13, 67, 66
+_ECN = 0b11
+_ANCILLARY = 128  # bytes: more than a segment size and a codepoint of each family take
 _EXTENDED_ERROR = struct.Struct("=IB")  # errno and origin, the beginning of sock_extended_err
 _BY_ICMP = (2, 3)
 _GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _OF_EARLIER_ONES = (*_GONE, errno.EMSGSIZE)  # what ICMP said of them, the next one is told
 _ERRORS_AT_ONCE = 64
 _COST_OF_ERROR = 4096  # of the receive budget: an error that stays must not hold up the loop
+
+
+Ancillary = tuple[int, int, bytes]
+"""Level, kind and data of a control message."""
 
 
 class UdpSocket:
@@ -65,15 +72,17 @@ class UdpSocket:
         """For the event loop."""
         return self._socket.fileno()
 
-    def receive(self, budget: int) -> Iterator[tuple[memoryview, int, Address]]:
-        """What has arrived: (bytes, segment size or 0, sender), until none or ``budget`` bytes.
+    def receive(self, budget: int) -> Iterator[tuple[memoryview, int, Address, int]]:
+        """What has arrived: (bytes, segment size or 0, sender, ECN codepoint), until there is
+        none or ``budget`` bytes were taken.
 
-        The bytes are valid until the next step of the iteration.
+        The bytes are valid until the next step of the iteration; the codepoint is 0 unless
+        ``watch_ecn`` has asked for it.
         """
         is_empty = True
         while budget > 0:
             try:
-                size, ancillary, _, sender = self._socket.recvmsg_into([self._buffer], 64)
+                size, ancillary, _, sender = self._socket.recvmsg_into([self._buffer], _ANCILLARY)
             except (BlockingIOError, InterruptedError):
                 self.has_errors = self.has_errors or is_empty
                 return
@@ -82,9 +91,15 @@ class UdpSocket:
                 budget -= _COST_OF_ERROR
                 continue
             is_empty = False
-            segment_size = _segment_size(ancillary) if ancillary else 0
+            segment_size, ecn = _told(ancillary) if ancillary else (0, 0)
             budget -= size
-            yield self._view[:size], segment_size, unmapped(sender)
+            yield self._view[:size], segment_size, unmapped(sender), ecn
+
+    def watch_ecn(self) -> None:
+        """Have the kernel tell the ECN codepoint of what arrives; it batches by it."""
+        if self._is_v6:
+            try_option(self._socket, socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
+        try_option(self._socket, socket.IPPROTO_IP, _IP_RECVTOS, 1)
 
     def watch_refusals(self) -> None:
         """Have the kernel keep what hosts say of datagrams that nobody takes; idempotent."""
@@ -113,11 +128,14 @@ class UdpSocket:
             sent = self._send_batch(transmit, target)
             if sent is not None:
                 return sent
-        return all(self._send(datagram, target) for datagram in transmit.datagrams())
+        ancillary = [_mark(transmit)] if transmit.ecn else []
+        return all(self._send(each, ancillary, target) for each in transmit.datagrams())
 
     def _send_batch(self, transmit: Transmit, target: Address) -> bool | None:
         """True or False as ``send``; None when the kernel wants them one by one."""
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
+        if transmit.ecn:
+            ancillary.append(_mark(transmit))
         try:
             self._hand_over(transmit.buffers, ancillary, target)
         except (BlockingIOError, InterruptedError):
@@ -132,9 +150,9 @@ class UdpSocket:
             _log.debug("datagram not sent", error=str(error))
         return True
 
-    def _send(self, datagram: bytes, target: Address) -> bool:
+    def _send(self, datagram: bytes, ancillary: list[Ancillary], target: Address) -> bool:
         try:
-            self._hand_over([datagram], [], target)
+            self._hand_over([datagram], ancillary, target)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -143,7 +161,7 @@ class UdpSocket:
         return True
 
     def _hand_over(
-        self, buffers: Sequence[bytes], ancillary: list[tuple[int, int, bytes]], target: Address
+        self, buffers: Sequence[bytes], ancillary: list[Ancillary], target: Address
     ) -> None:
         try:
             self._socket.sendmsg(buffers, ancillary, 0, target)
@@ -186,8 +204,21 @@ def _is_refusal(level: int, kind: int, data: bytes) -> bool:
     return fault in _GONE and origin in _BY_ICMP
 
 
-def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
+def _mark(transmit: Transmit) -> Ancillary:
+    """What has the kernel send it with its ECN codepoint; the family is the one on the wire."""
+    if ":" in transmit.address[0]:
+        return (socket.IPPROTO_IPV6, _IPV6_TCLASS, struct.pack("=i", transmit.ecn))
+    return (socket.IPPROTO_IP, _IP_TOS, struct.pack("=i", transmit.ecn))
+
+
+def _told(ancillary: list[Ancillary]) -> tuple[int, int]:
+    """The segment size and the ECN codepoint, 0 where there is none."""
+    segment_size = ecn = 0
     for level, kind, data in ancillary:
         if level == _SOL_UDP and kind == _UDP_GRO:
-            return int.from_bytes(data[:4], sys.byteorder)
-    return 0
+            segment_size = int.from_bytes(data[:4], sys.byteorder)
+        elif (level, kind) == (socket.IPPROTO_IP, _IP_TOS):
+            ecn = data[0] & _ECN
+        elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_TCLASS):
+            ecn = int.from_bytes(data[:4], sys.byteorder) & _ECN
+    return segment_size, ecn
