@@ -9,10 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use pyo3::exceptions::PyKeyError;
-use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::{exceptions::PyKeyError, prelude::*, pybacked::PyBackedBytes, types::PyBytes};
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, Dir, EndpointEvent, Event, ReadError,
     StreamEvent, VarInt, WriteError,
@@ -118,12 +115,13 @@ impl NativeConnection {
 
     /// Lets the peer have so many streams open. quinn-proto keeps an eighth of those back that
     /// have ended; a lower limit makes every one of them worth a frame.
-    fn allow_streams(&mut self, count: u64) -> (u64, usize) {
+    fn allow_streams(&mut self, count: u64) -> (u64, usize, bool) {
         self.guarded(|link| {
             link.quic.set_max_concurrent_streams(Dir::Bi, integer(1));
             link.quic.set_max_concurrent_streams(Dir::Bi, integer(count));
+            let is_asked = link.quic.stats().frame_rx.streams_blocked_bidi > 0;
             let streams = link.quic.streams();
-            (streams.remote_open_streams(Dir::Bi), streams.send_streams())
+            (streams.remote_open_streams(Dir::Bi), streams.send_streams(), is_asked)
         })
     }
 

@@ -24,5 +24,5 @@ mod outrelay_native {
 
     /// Of the classes above; Python refuses an extension with another one.
     #[pymodule_export]
-    const INTERFACE: u32 = 2;
+    const INTERFACE: u32 = 3;
 }

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from outrelay.lib.errors import ConfigError, ErrorCode
 from outrelay.lib.transport.quic import engines as choices
-from outrelay.lib.transport.quic.engine import STREAM_WINDOW, Engine, EventKind
+from outrelay.lib.transport.quic.engine import STREAM_WINDOW, STREAMS, Engine, EventKind
+from outrelay.lib.transport.quic.native_connection import STREAMS_FIRST
 from tests.lib.transport.quic import engines
 from tests.lib.transport.quic.engines import AGENT, PKI
 from tests.lib.transport.quic.windows import window_after
@@ -75,6 +76,76 @@ def test_a_read_of_a_stream_that_is_over_is_a_mistake_of_ours(ends: tuple[End, E
         near.read(400)
     with pytest.raises(KeyError):
         near.host.engine.read(near.number + 1, 0, 1)
+
+
+PROMISED = 4 * (STREAMS_FIRST + 8)
+"""Behind the streams that a peer may open to begin with."""
+
+
+@pytest.fixture
+def promised(ends: tuple[End, End]) -> tuple[End, End]:
+    """``near`` has opened twice as many streams as it has leave for, and said nothing on any."""
+    for _ in range(2 * STREAMS_FIRST):
+        ends[0].must_open()
+    return ends
+
+
+def use(near: End) -> None:
+    """Say something on as many streams as make the peer give leave for all."""
+    for number in range(STREAMS_FIRST):
+        near.write(4 * number, b"x")
+
+
+def test_streams_are_promised_until_the_peer_sees_that_the_first_are_used(
+    network: Network, promised: tuple[End, End]
+) -> None:
+    near, far = promised
+    near.write(PROMISED, b"late")
+    near.finish(PROMISED)
+    assert near.read(PROMISED) == (b"", False)
+    sink = Sink(far, PROMISED)
+    use(near)
+    network.run(lambda: sink.finished)
+    assert sink.data == b"late"
+
+
+def test_a_promised_stream_that_was_given_up_is_so_for_the_peer(
+    network: Network, promised: tuple[End, End]
+) -> None:
+    near, far = promised
+    near.write(PROMISED, b"late")
+    near.reset(PROMISED, 7)
+    near.reset(PROMISED, 8)
+    near.stop(PROMISED, 9)
+    near.stop(PROMISED + 4, 9)
+    near.write(PROMISED + 4, b"only this way")
+    assert [each.stream for each in near.events(EventKind.FINISHED)] == [PROMISED]
+    use(near)
+    network.run_for(0.5)
+
+    assert [(each.stream, each.code) for each in far.events(EventKind.RESET)] == [(PROMISED, 8)]
+    stopped = {each.stream: each.code for each in far.events(EventKind.STOPPED)}
+    assert stopped == {PROMISED: 9, PROMISED + 4: 9}
+    assert far.read(PROMISED + 4) == (b"only this way", False)
+
+
+def test_no_more_streams_are_promised_than_a_peer_lets_anybody_have(
+    network: Network, ends: tuple[End, End]
+) -> None:
+    near, far = ends
+    for _ in range(STREAMS):
+        near.must_open()
+    assert near.open() is None
+    use(near)
+    for number in range(STREAMS):
+        near.finish(4 * number)
+    network.run_for(0.5)
+    for number in range(STREAMS):
+        far.read(4 * number)
+        far.finish(4 * number)
+        near.stop(4 * number, 0)
+    network.run(lambda: near.open() == 4 * STREAMS)
+    assert near.events(EventKind.STREAMS_AVAILABLE)
 
 
 def test_keys_change_under_a_transfer(network: Network, ends: tuple[End, End]) -> None:

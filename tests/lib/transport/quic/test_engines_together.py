@@ -43,6 +43,24 @@ def test_streams_arrive_byte_for_byte(loss: float) -> None:
     assert network.transfer(far, near, payload(MIB)) == payload(MIB)
 
 
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("is_near", [True, False])
+def test_all_streams_can_be_opened_before_one_is_used(loss: float, is_near: bool) -> None:
+    """Whoever lacks leave for more says so, also when that is lost; or has no need to."""
+    network = Network(seed=4, path=Path(loss=loss))
+    near, far = connected(network, handshake_timeout=60.0, idle_timeout=60.0)
+    opener = near if is_near else far
+    opened: list[int] = []
+
+    def open_all() -> bool:
+        while len(opened) < STREAMS and (stream := opener.open()) is not None:
+            opened.append(stream)
+        return len(opened) == STREAMS
+
+    network.run(open_all, within=60.0)
+    assert opener.open() is None
+
+
 def test_an_address_is_proved_when_asked_for() -> None:
     network = Network()
     near, far = connected(network, retry_above=0)
@@ -144,7 +162,7 @@ def test_keys_change_in_the_middle_of_a_transfer(loss: float) -> None:
     Source(near, stream, payload(2 * MIB))
     for part in range(1, 4):
         network.run(lambda part=part: len(sink.data) > part * MIB // 2)  # type: ignore[misc]
-        native.host.engine._core.update_keys(native.number)  # type: ignore[attr-defined]
+        native.host.engine._connections[native.number].quic.update_keys()  # type: ignore[attr-defined]
     network.run(lambda: sink.finished, within=60.0)
 
     assert sink.data == payload(2 * MIB)

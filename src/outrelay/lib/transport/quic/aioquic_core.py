@@ -79,6 +79,7 @@ class CoreConnection(SendingConnection):
         self.finished: list[StreamRecord] = []  # whose sending ended since the engine looked
         self.blocked: dict[int, StreamRecord] = {}  # whose writer waits for room
         self.waits_for_streams = False
+        self.lacks_streams = False  # and has not said so
         self.more = False  # the last burst left something to send
         self._send_queue: deque[StreamRecord] = deque()
         self._loss._pacer = self._pacer = Pacer(max_datagram_size=self._max_datagram_size)

@@ -52,6 +52,7 @@ class SendingConnection(ReceivingConnection):
     """The sending half of ``CoreConnection``."""
 
     finished: list[StreamRecord]
+    lacks_streams: bool
     more: bool
     _pacer: Pacer
 
@@ -114,6 +115,7 @@ class SendingConnection(ReceivingConnection):
             or not (path.is_validated or path.local_challenge_sent)
             or self._retire_connection_ids
             or self._limits_due
+            or self.lacks_streams
             or not self._crypto_streams[_ONE_RTT].sender.buffer_is_empty
             or not self._host_cids[-1].was_sent
             or not all(cid.was_sent for cid in self._host_cids)
@@ -154,7 +156,9 @@ class SendingConnection(ReceivingConnection):
             self._write_retire_connection_id_frame(builder, self._retire_connection_ids[0])
             self._retire_connection_ids.pop(0)
         self._write_connection_limits(builder=builder, space=space)
-        self._streams_blocked_pending = False  # `open` waits for credit: never blocked
+        self._streams_blocked_pending = False  # no stream is, for `open` waits for credit
+        if self.lacks_streams:
+            self._write_lack(builder)
         if self._ping_pending:
             self._write_ping_frame(builder, self._ping_pending)
             self._ping_pending.clear()
@@ -257,6 +261,14 @@ class SendingConnection(ReceivingConnection):
         stream = record.quic
         differs = stream.max_stream_data_local != stream.max_stream_data_local_sent
         return differs and not (record.fin or record.stopped)
+
+    def _write_lack(self, builder: QuicPacketBuilder) -> None:
+        """Say that we would open another stream: there are peers who give leave only then."""
+        buf = builder.start_frame(
+            QuicFrameType.STREAMS_BLOCKED_BIDI, capacity=1 + 8, handler=self._on_lack
+        )
+        buf.push_uint_var(self._remote_max_streams_bidi)
+        self.lacks_streams = False
 
     def _write_stop(self, builder: QuicPacketBuilder, record: StreamRecord) -> None:
         buf = builder.start_frame(
@@ -405,6 +417,9 @@ class SendingConnection(ReceivingConnection):
     def _on_stop(self, delivery: QuicDeliveryState, record: StreamRecord) -> None:
         record.quic.receiver.on_stop_sending_delivery(delivery)
         self._after_delivery(delivery, record)
+
+    def _on_lack(self, delivery: QuicDeliveryState) -> None:
+        self.lacks_streams = self.lacks_streams or delivery is _LOST
 
     def _on_credit(self, delivery: QuicDeliveryState, record: StreamRecord) -> None:
         self._on_max_stream_data_delivery(delivery, record.quic)

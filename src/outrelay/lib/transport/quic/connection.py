@@ -237,6 +237,7 @@ class QuicConnection:
             if number is not None:
                 stream = self._streams[number] = QuicStream(self, number)
                 return stream
+            self.flush_soon()  # the peer may have to be told
             if self._credit_waiter is None or self._credit_waiter.done():
                 self._credit_waiter = self.future()
             await asyncio.shield(self._credit_waiter)

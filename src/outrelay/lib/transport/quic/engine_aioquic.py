@@ -313,9 +313,11 @@ class AioquicEngine:
         return link.number
 
     def open_stream(self, connection: int) -> int | None:
-        core = self._links[connection].core
+        link = self._links[connection]
+        core = link.core
         if not core.has_streams_credit:
-            core.waits_for_streams = True
+            core.waits_for_streams = core.lacks_streams = True
+            self._touched[connection] = link
             return None
         return core.open().id
 

@@ -36,7 +36,7 @@ from outrelay.lib.transport.refusal import Refusal
 if TYPE_CHECKING:
     from outrelay_native import NativeConnection
 
-EXPECTED_INTERFACE = 2
+EXPECTED_INTERFACE = 3
 """What the extension must say of itself."""
 
 if INTERFACE != EXPECTED_INTERFACE:
@@ -225,7 +225,7 @@ class NativeEngine:
         self._touch(self._connections[connection]).reset(stream, code)
 
     def stop_sending(self, connection: int, stream: int, code: int) -> None:
-        self._touch(self._connections[connection]).quic.stop_sending(stream, code)
+        self._touch(self._connections[connection]).stop_sending(stream, code)
 
     def ping(self, connection: int) -> None:
         self._touch(self._connections[connection]).quic.ping()

@@ -49,7 +49,9 @@ JOIN = 16 * 1024
 class _Outgoing:
     """One stream's."""
 
-    __slots__ = ("finishing", "in_line", "pieces", "served", "small", "start", "unsent", "waits")
+    __slots__ = (
+        *("finishing", "held", "in_line", "pieces", "served", "small", "start", "unsent", "waits"),
+    )
 
     def __init__(self) -> None:
         self.pieces: deque[bytes] = deque()
@@ -58,6 +60,7 @@ class _Outgoing:
         self.unsent = 0
         self.waits = False  # a writer, for room
         self.finishing = False
+        self.held = False
         self.in_line = False
         self.served = 0  # the connection's count of turns when it last handed something over
 
@@ -94,7 +97,7 @@ class _Outgoing:
     @property
     def is_over(self) -> bool:
         """Whether nothing has to be remembered."""
-        return not (self.unsent or self.waits or self.finishing)
+        return not (self.unsent or self.waits or self.finishing or self.held)
 
 
 class Sending:
@@ -138,6 +141,15 @@ class Sending:
     def forget(self, stream: int) -> None:
         """The stream sends nothing ever again."""
         self._streams.pop(stream, None)
+
+    def hold(self, stream: int) -> None:
+        """Nothing of the stream may be handed over until ``release``."""
+        self._of(stream).held = True
+
+    def release(self, stream: int) -> None:
+        """The stream may be sent."""
+        self._of(stream).held = False
+        self.line_up(stream)
 
     def line_up(self, stream: int) -> None:
         """quinn-proto takes more of a stream that was blocked."""
@@ -205,7 +217,7 @@ class Sending:
         return outgoing
 
     def _line_up(self, stream: int, outgoing: _Outgoing) -> None:
-        if not outgoing.in_line:
+        if not (outgoing.in_line or outgoing.held):
             outgoing.in_line = True
             heappush(self._line, (outgoing.served, stream))
 
