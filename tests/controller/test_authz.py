@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
@@ -112,7 +113,16 @@ async def record(stubs: Stubs) -> None:
 
 
 async def attach(stubs: Stubs) -> None:
-    await first_of(stubs.fleet.Attach(iter([fleet_pb2.RelayReport(relay_id="r1")])))
+    over = asyncio.Event()
+
+    async def reports() -> AsyncIterator[fleet_pb2.RelayReport]:
+        yield fleet_pb2.RelayReport(relay_id="r1")
+        await over.wait()  # the call ends with its reports
+
+    try:
+        await first_of(stubs.fleet.Attach(reports()))
+    finally:
+        over.set()
 
 
 async def list_relays(stubs: Stubs) -> None:

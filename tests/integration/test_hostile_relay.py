@@ -59,6 +59,7 @@ async def test_a_relay_that_floods_a_provider(tmp_path: Path, carriers: Carriers
         assert answers[404] == STREAMS // 2
         await until_times(agent, answers[429], "incoming stream refused", mark, code=429)
         watch.check()
+        await agent.event("unknown frames are skipped")
         assert len(agent.seen("unknown frames are skipped")) == 1
         for call in calls:
             call.result()[0].reset(ErrorCode.CANCELLED)

@@ -63,7 +63,7 @@ async def test_relays(own_world: World) -> None:
         assert await second.relay.stop() == 0
         await second.start()
     for agent in (world.consumer, world.provider):
-        assert agent.seen("stream resumed")
+        await agent.event("stream resumed")
         assert len(agent.seen("the relay leaves")) >= 2
     assert not world.consumer.seen("open refused")
 
