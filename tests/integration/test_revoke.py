@@ -110,8 +110,10 @@ async def test_a_rule_that_expires_takes_its_streams_with_it(world: World) -> No
 
 
 async def test_an_operator_sees_a_stream_and_ends_it(world: World) -> None:
+    mark = world.relay.mark()
     async with calling(world.at[APP]) as kept:
         await ping(*kept)
+        await world.relay.event("stream opened", since=mark)
         mark = world.relay.mark()
         async with calling(world.at[APP]) as (reader, writer):
             await ping(reader, writer)

@@ -261,9 +261,14 @@ def test_lines_that_a_loop_has_left_behind_are_written_with_the_next(stream: io.
     async def say(event: str) -> None:
         log.info(event)
 
-    asyncio.run(say("one"))
+    def run(event: str) -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(say(event))
+        loop.close()
+
+    run("one")
     left = stream.getvalue()
-    asyncio.run(say("two"))
+    run("two")
     log.info("three")
 
     assert left == ""

@@ -12,9 +12,9 @@ Invariants:
   can neither start a new line nor move the cursor of a terminal.
 - JSON lines carry ``ts_unix_ms``, ``level``, ``component`` and ``event``, then the fields.
 - Values are written with ``str``; nobody logs keys, tokens or payload.
-- Within an event loop lines below a warning are written a moment later, several at once: who
-  logs has more urgent things to do. A warning, a thread, and the end of the process write
-  whatever waits, in order; a process that is killed takes ``DELAY`` of them with it.
+- Within an event loop lines below a warning are written some turns later, behind what is more
+  urgent: what whoever logs has to send. A warning, a thread, and the end of the process write
+  whatever waits, in order.
 - A call below the level costs one cached look-up. Where even its arguments cost
   something (a line per frame), ask ``log.isEnabledFor(logging.DEBUG)`` first.
 
@@ -39,8 +39,8 @@ from structlog.typing import EventDict, ProcessorReturnValue
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
-DELAY = 0.01
-"""Seconds that a line may wait for others."""
+TURNS = 4
+"""Turns of the event loop that a line may wait: so many it takes until a frame has been sent."""
 
 MOST = 256
 """Lines that may wait."""
@@ -161,12 +161,15 @@ class _Handler(MemoryHandler):
             return True
         if self._woken_by is not loop:
             self._woken_by = loop
-            loop.call_later(DELAY, self._woken)
+            loop.call_soon(self._wait, loop, TURNS)
         return super().shouldFlush(record)
 
-    def _woken(self) -> None:
-        self._woken_by = None
-        self.flush()
+    def _wait(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        if turns:
+            loop.call_soon(self._wait, loop, turns - 1)
+        else:
+            self._woken_by = None
+            self.flush()
 
 
 def _is_colourful(stream: TextIO) -> bool:
