@@ -143,7 +143,7 @@ class LastingBridge:
         self._had_leg = True
         self._line.attach(self._leg)
         self._leg.carried.attach(self)
-        self._teller.arm()
+        self._teller.tell()
         self._line.settle()
 
     async def _until_lost(self) -> None:

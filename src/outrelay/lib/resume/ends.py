@@ -121,6 +121,8 @@ class Ends:
     def phase(self) -> Phase:
         """Where the stream is."""
         is_spent = self.fin_sent and self.fin_read
+        if is_spent and self.delivered and not self._state.is_answered:
+            return Phase.OVER  # it acknowledges nothing, ever
         if not self.is_done:
             return Phase.SPENT if is_spent else Phase.LIVE
         if not self.fin_sent:

@@ -7,8 +7,7 @@ say where they are, and the stream goes on from there.
 
 When a checkpoint is due:
 
-- at the stream's beginning, but behind what its applications say at once: whoever sends
-  checkpoints has them come a moment later, and a stream that is shorter says only its end;
+- at the stream's beginning, with (0, 0);
 - once 256 KiB were taken since the last one, at most one per 10 ms;
 - 100 ms after the last change to what was taken, or to the final position;
 - 1 s after the last one while the peer has not acknowledged everything;
