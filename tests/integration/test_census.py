@@ -144,7 +144,10 @@ async def all_in_one(
         await _allow(at_controller, pki)
         group.create_task(relay.run(relay_options(at_controller, pki), stop), name="relay")
         await seen.wait("policy loaded")
-        doors = {each: await _listening(seen, "carrier", each) for each in set(carriers)}
+        doors = {
+            each: await _listening(seen, "carrier", each)
+            for each in {carriers.consumer, carriers.provider}
+        }
         for each in agents_options(doors, carriers, app, pki):
             group.create_task(agent.run(each, stop), name="agent")
         await seen.wait("ready", count=4)
