@@ -18,7 +18,7 @@ from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Address, Connection, Dialer, Stream
-from outrelay.lib.transport.frames import FrameReader
+from outrelay.lib.transport.frames import FrameReader, message_of
 
 AGENT_A = Identity.parse("outrelay://acme/agent/0a0a0a0a-0000-4000-8000-00000000000a")
 AGENT_B = Identity.parse("outrelay://acme/agent/0b0b0b0b-0000-4000-8000-00000000000b")
@@ -114,8 +114,12 @@ class AgentPeer:
         )
 
     async def ready(self) -> orp.StreamReady:
-        """The next control frame, which is STREAM_READY."""
-        return await self.expect(FrameType.STREAM_READY, orp.StreamReady)
+        """The next control frame, which is STREAM_READY, but for other streams' checkpoints."""
+        while (frame := await self.frames.next_frame()) is not None:
+            if frame.type != FrameType.STREAM_CHECKPOINT:
+                assert frame.type == FrameType.STREAM_READY, frame.name
+                return message_of(frame, orp.StreamReady)
+        raise AssertionError("the control stream has ended")
 
 
 async def accept(stream: Stream, *, early: bytes = b"") -> None:
