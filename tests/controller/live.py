@@ -7,11 +7,11 @@ async with live_controller(tmp_path) as controller:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
 import pytest
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # they are of the stubs only
     from outrelay.lib.control.v1.fleet_pb2_grpc import FleetAsyncStub
     from outrelay.lib.control.v1.policy_pb2_grpc import PolicyAsyncStub
     from outrelay.lib.control.v1.registry_pb2_grpc import RegistryAsyncStub
+
+T = TypeVar("T")
 
 SNAPSHOT = ("outrelay-snapshot", "1")
 ALL_TENANTS = ("outrelay-all-tenants", "1")
@@ -149,6 +151,21 @@ def policy_rule(tenant: str = "acme", **more: object) -> policy_pb2.PolicyRule:
         "decision": policy_pb2.DECISION_ALLOW,
     }
     return policy_pb2.PolicyRule(**{**fields, **more})  # type: ignore[arg-type]
+
+
+LOST = "Internal error from Core"
+"""What gRPC tells instead of a refusal that meets a request still being written: it takes the one
+for the other (grpc/grpc#36066)."""
+
+
+async def answer(call: Callable[[], Awaitable[T]]) -> T:
+    """What the controller says to a call, made as often as it takes for gRPC to pass that on."""
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.details() != LOST:
+                raise
 
 
 @asynccontextmanager

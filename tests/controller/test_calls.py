@@ -19,7 +19,7 @@ from outrelay.controller.listeners import MAX_REQUEST
 from outrelay.controller.store import Audit, Policies
 from outrelay.lib.control.v1 import audit_pb2, policy_pb2
 from outrelay.lib.errors import ControlError, StoreError
-from tests.controller.live import LiveController, refused
+from tests.controller.live import LiveController, answer, refused
 from tests.support.events import events
 
 LIST_METHOD = "/outrelay.control.v1.Policy/ListPolicies"
@@ -151,12 +151,14 @@ def control_errors() -> list[object]:
 async def test_a_batch_that_is_refused_half_way_leaves_nothing_behind(
     controller: LiveController,
 ) -> None:
-    def batch(tenant: str) -> audit_pb2.RecordBatchRequest:
-        return audit_pb2.RecordBatchRequest(events=[audit_pb2.AuditEvent(tenant=tenant)])
+    def batch(tenant: str, event_id: str = "1") -> audit_pb2.RecordBatchRequest:
+        event = audit_pb2.AuditEvent(tenant=tenant, event_id=event_id)
+        return audit_pb2.RecordBatchRequest(events=[event])
 
     async with controller.plaintext() as stubs:
+        batches = [batch("acme"), batch("Bad"), batch("acme", "2")]
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "event.tenant"):
-            await stubs.audit.RecordBatch(iter([batch("acme"), batch("Bad"), batch("acme")]))
+            await answer(lambda: stubs.audit.RecordBatch(iter(batches)))
         query = stubs.audit.Query(audit_pb2.QueryAuditRequest(tenant="acme"))
         assert len([event async for event in query]) == 1
 

@@ -30,6 +30,7 @@ from tests.controller.live import (
     TIMEOUT,
     LiveController,
     Stubs,
+    answer,
     policy_rule,
     refused,
     registration,
@@ -287,24 +288,12 @@ def caller(controller: LiveController, role: Role) -> AbstractAsyncContextManage
     return controller.calling(credentials())
 
 
-LOST = "Internal error from Core"
-"""What gRPC tells instead of a refusal that meets a request still being written: it takes the one
-for the other (grpc/grpc#36066)."""
-
-
-async def answer(stubs: Stubs, call: Call, asked: Question) -> str:
-    """What the controller says, as often as it takes for gRPC to pass it on."""
-    while True:
-        try:
-            return repr(await call(stubs, asked))
-        except grpc.aio.AioRpcError as error:
-            if error.details() != LOST:
-                return f"{error.code()} {error.details()}"
-
-
 async def outcome(stubs: Stubs, call: Call, asked: Question) -> str:
     """All that a caller gets to see, without the words of the question."""
-    seen = await answer(stubs, call, asked)
+    try:
+        seen = repr(await answer(lambda: call(stubs, asked)))
+    except grpc.aio.AioRpcError as error:
+        seen = f"{error.code()} {error.details()}"
     for word in filter(None, (asked.name, *asked.name.split("-"), asked.stream_id, asked.tenant)):
         seen = seen.replace(word, "...")
     return seen
