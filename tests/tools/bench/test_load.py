@@ -50,6 +50,11 @@ def damaging() -> Iterator[Address]:
             if operation == Operation.UP:
                 load._receive_exactly(connection, size)
                 connection.sendall(load._RECEIPT.pack(0, 1, 0, b"wrong"))
+            elif operation == Operation.ECHO:
+                connection.sendall(bytes(len(load._receive_exactly(connection, 64))))
+            elif operation == Operation.DROP:
+                load._drop(connection)
+                connection.sendall(load._COUNT.pack(7))
             else:
                 connection.sendall(bytes(size))
 
@@ -91,8 +96,14 @@ def test_opens_and_pings(backend: Address) -> None:
     assert len(load.pings_beside(backend, 5)) == 5
 
 
-def test_an_upload_that_is_damaged_beside_pings_is_noticed(damaging: Address) -> None:
-    with pytest.raises(PayloadDamagedError, match="stream 0"), load._uploading(damaging):
+def test_pings_that_are_damaged_are_noticed(damaging: Address) -> None:
+    with pytest.raises(PayloadDamagedError, match="something else"):
+        load.pings(damaging, 1)
+
+
+def test_an_upload_that_is_cut_short_beside_pings_is_noticed(damaging: Address) -> None:
+    damage = pytest.raises(PayloadDamagedError, match="beside pings 7 arrived")
+    with damage, load._uploading(damaging):
         pass
 
 

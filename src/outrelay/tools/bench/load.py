@@ -38,12 +38,13 @@ Address = tuple[str, int]
 _LOOPBACK = "127.0.0.1"
 _HEADER = struct.Struct("!BIQd")
 _RECEIPT = struct.Struct("!ddQ32s")
+_COUNT = struct.Struct("!Q")
 _CONGESTION = b"cubic"
 """As everywhere where nobody has chosen another one: baselines are the same on all machines."""
 _BLOCK = 1 << 20
 _MESSAGE = b"p" * 64
-_BESIDE = 16 * _BLOCK
-"""Bytes of each upload beside which pings are timed."""
+_LEAD = 16 * _BLOCK
+"""Bytes of an upload that come before the pings that are timed beside it."""
 _PATIENCE = 60.0
 """Seconds without progress after which either side gives up."""
 
@@ -55,6 +56,7 @@ class Operation(IntEnum):
     DOWN = 2
     OPEN = 3
     ECHO = 4
+    DROP = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +148,19 @@ def _serve_one(connection: socket.socket) -> None:
             _send_payload(connection, _block(index), size)
         elif operation == Operation.OPEN:
             connection.sendall(b"!")
+        elif operation == Operation.DROP:
+            connection.sendall(_COUNT.pack(_drop(connection)))
         else:
             while message := connection.recv(len(_MESSAGE)):
                 connection.sendall(message)
+
+
+def _drop(connection: socket.socket) -> int:
+    """How many bytes come until the end."""
+    buffer, count = bytearray(_BLOCK), 0
+    while size := connection.recv_into(buffer):
+        count += size
+    return count
 
 
 def _prepare(connection: socket.socket) -> None:
@@ -232,7 +244,8 @@ def pings(address: Address, count: int) -> list[float]:
 
         def ping() -> None:
             connection.sendall(_MESSAGE)
-            _receive_exactly(connection, len(_MESSAGE))
+            if _receive_exactly(connection, len(_MESSAGE)) != _MESSAGE:
+                raise PayloadDamagedError("a ping came back as something else")
 
         for _ in range(20):
             ping()
@@ -253,13 +266,22 @@ def pings_beside(address: Address, count: int) -> list[float]:
 
 @contextmanager
 def _uploading(address: Address) -> Iterator[None]:
-    """One upload after the other on a thread, from before the body to after it."""
+    """One upload on a thread, from before the body to after it."""
     enough, begun = threading.Event(), threading.Event()
+    block = _block(0)
 
     def upload() -> None:
-        while not enough.is_set():
-            _upload(address, 0, _BESIDE)
-            begun.set()
+        with _connect(address, Operation.DROP) as connection:
+            sent = 0
+            while not enough.is_set():
+                connection.sendall(block)
+                sent += _BLOCK
+                if sent == _LEAD:
+                    begun.set()
+            connection.shutdown(socket.SHUT_WR)
+            (arrived,) = _COUNT.unpack(_receive_exactly(connection, _COUNT.size))
+            if arrived != sent:
+                raise PayloadDamagedError(f"of {sent} bytes beside pings {arrived} arrived")
 
     with ThreadPoolExecutor(1) as pool:
         uploading = pool.submit(upload)

@@ -65,7 +65,7 @@ class Scenario:
         return self.amount if self.unit is Unit.DELAY or route == QUIC else _FASTER * self.amount
 
 
-_FASTER = 4
+_FASTER = 8
 _CPU = 5.0
 
 
