@@ -16,6 +16,7 @@ from outrelay.lib.transport.tcp.channel import (
     INITIAL_WINDOW,
     PARTS,
     SMALL,
+    TURN,
     WINDOW,
     WINDOW_MAX,
     Channel,
@@ -125,7 +126,7 @@ def test_many_small_pieces_cost_little() -> None:
 )
 def test_any_cut_reads_the_same(parts: list[bytes], limits: list[int]) -> None:
     incoming = Incoming()
-    incoming.widen(WINDOW)
+    incoming.widen(WINDOW - INITIAL_WINDOW)
     for part in parts:
         feed(incoming, part)
     incoming.over = True
@@ -144,13 +145,21 @@ def test_any_cut_reads_the_same(parts: list[bytes], limits: list[int]) -> None:
 # --- credit ------------------------------------------------------------------------------
 
 
-def take(incoming: Incoming, size: int, now: float, *, rtt: float = 0.0, spare: int = 0) -> int:
+def take(
+    incoming: Incoming,
+    size: int,
+    now: float,
+    *,
+    rtt: float = 0.0,
+    spare: int = 0,
+    alone: bool = False,
+) -> int:
     """Receive and read ``size`` bytes; the credit that gives back."""
     feed(incoming, bytes(size))
     credit = 0
     while (data := incoming.read(MIB)) is not None:
         assert data
-        credit += incoming.credit(now, rtt, spare)
+        credit += incoming.credit(now, rtt, spare, alone=alone)
     return credit
 
 
@@ -164,16 +173,16 @@ def test_credit_goes_back_in_quarters_of_a_window() -> None:
 
 def test_what_is_not_read_gives_no_credit() -> None:
     incoming = fed(bytes(INITIAL_WINDOW))
-    assert incoming.credit(0.0, 1.0, MIB) == 0
+    assert incoming.credit(0.0, 1.0, MIB, alone=True) == 0
     incoming.read(INITIAL_WINDOW // PARTS - 1)
-    assert incoming.credit(0.0, 1.0, MIB) == 0
+    assert incoming.credit(0.0, 1.0, MIB, alone=True) == 0
 
 
 def test_no_credit_after_the_end() -> None:
     incoming = fed(bytes(INITIAL_WINDOW))
     incoming.over = True
     incoming.read(INITIAL_WINDOW)
-    assert incoming.credit(0.0, 1.0, MIB) == 0
+    assert incoming.credit(0.0, 1.0, MIB, alone=True) == 0
 
 
 def windows(incoming: Incoming, every: float, count: int, *, rtt: float, spare: int) -> int:
@@ -212,6 +221,40 @@ def test_a_reader_that_takes_all_at_once_now_and_then_is_no_fast_one(pieces: int
         for _ in range(pieces):
             assert take(incoming, size, now, rtt=0.1, spare=MIB) == size
     assert incoming.window == INITIAL_WINDOW
+
+
+def flow(incoming: Incoming, since: float, *, alone: bool, rtt: float = 0.0) -> int:
+    """Take 20 quarters of a window at 400 MB/s; the credit beyond what was taken."""
+    now, more = since, 0
+    for _ in range(20):
+        size = incoming.window // PARTS
+        now += size / 400e6
+        more += take(incoming, size, now, rtt=rtt, spare=100 * MIB, alone=alone) - size
+        assert incoming.granted == incoming.window
+    return more
+
+
+def test_who_has_the_way_alone_gets_what_keeps_busy_processes_at_work() -> None:
+    incoming = Incoming()
+    assert flow(incoming, 1.0, alone=True) == 8 * MIB - INITIAL_WINDOW
+    assert incoming.window == 8 * MIB > 3 * TURN * 400e6
+
+
+def test_who_shares_the_way_gives_that_back_and_no_more() -> None:
+    incoming = Incoming()
+    flow(incoming, 1.0, alone=False, rtt=0.001)  # a path that needs 2 MiB
+    needed = incoming.window
+    flow(incoming, 2.0, alone=True, rtt=0.001)
+    assert INITIAL_WINDOW < needed < incoming.window
+    assert flow(incoming, 3.0, alone=False, rtt=0.001) == needed - 8 * MIB
+    assert incoming.window == needed
+
+
+def test_a_slow_reader_keeps_what_it_has_when_it_is_alone() -> None:
+    incoming = Incoming()
+    flow(incoming, 1.0, alone=True)
+    assert take(incoming, 2 * MIB, 60.0, spare=100 * MIB, alone=True) == 2 * MIB
+    assert incoming.window == 8 * MIB
 
 
 # --- sending -----------------------------------------------------------------------------

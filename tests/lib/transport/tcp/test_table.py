@@ -131,12 +131,44 @@ def test_growth_counts_until_the_channel_is_forgotten() -> None:
     assert table._grown == 0
 
 
+def bring(table: Table, channel: Channel, size: int, now: float) -> None:
+    """Data for a channel, which is read at once."""
+    channel.incoming.announce(size)
+    channel.incoming.add(memoryview(bytes(size)))
+    table.arrived(channel, channel.incoming.settle(), now)
+    channel.incoming.read(size)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_alone"),
+    [
+        pytest.param(1, True, id="the control stream"),
+        pytest.param(5, False, id="another stream"),
+    ],
+)
+def test_who_brings_nothing_shares_the_way_with_nobody(other: int, *, is_alone: bool) -> None:
+    table = Table(dialled=True)
+    channels = [table.open() for _ in range(3)]
+    control, bulk, third = channels
+    for channel in channels:
+        table.grant(channel)
+    for turn in range(12):  # at 500 MB/s, in quarters of a window
+        bring(table, bulk, WINDOW // 4, now := 1.0 + turn * WINDOW / 2e9)
+        table.credit(bulk, now, rtt=0.0)
+    assert bulk.incoming.window == WINDOW  # it has not been alone for long
+    for turn in range(12):
+        bring(table, {1: control, 5: third}[other], 10, 2.0)
+        bring(table, bulk, bulk.incoming.window // 4, now := 2.0 + turn * WINDOW / 2e9)
+        table.credit(bulk, now, rtt=0.0)
+    assert (bulk.incoming.window > WINDOW) is is_alone
+
+
 def test_what_is_held_is_forgotten_too() -> None:
     table = Table(dialled=True)
     channel = table.open()
     channel.incoming.announce(5)
     channel.incoming.add(memoryview(b"bytes"))
-    table.held += channel.incoming.settle()
+    table.arrived(channel, channel.incoming.settle(), now=0.0)
     table.forget(ended(channel))
     assert table.held == 0
 

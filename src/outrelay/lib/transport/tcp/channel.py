@@ -9,6 +9,9 @@ Invariants:
 - Credit goes back as the reader takes bytes, in quarters of a window; a window grows while
   the reader takes at least a third of it in the smallest round trip: it may be what limits
   then, for a sender that waits for credit may have little of the window on the way at a time.
+- A stream that nobody shares the way with has more on *loan*: as much as keeps both ends at
+  work while each waits for its turn of the processor. It is withheld from the credit once
+  somebody does, who would wait behind it.
 - An end that was said is final: ``error`` and ``over`` are set once.
 
 Source: protocol.md section 9.
@@ -33,6 +36,9 @@ WINDOW_MAX = 16 << 20
 PARTS = 4
 """Of a window, each of which is given back as credit. In halves, a sender stands still at times."""
 
+TURN = 0.004
+"""Seconds that a busy process may wait for its turn before it can answer to credit."""
+
 CREDIT_MAX = (1 << 32) - 1
 
 SMALL = 16 * 1024
@@ -43,7 +49,7 @@ class Incoming:
     """What the peer sends on one stream."""
 
     __slots__ = (
-        *("_fresh", "_pieces", "_owed", "_given"),
+        *("_fresh", "_pieces", "_owed", "_given", "_loan"),
         *("drained", "error", "granted", "held", "hungry", "over", "window"),
     )
 
@@ -52,6 +58,7 @@ class Incoming:
         self._pieces: deque[bytes | memoryview] = deque()
         self._owed = 0
         self._given = PARTS * [(-inf, 0)]
+        self._loan = 0
         self.granted = INITIAL_WINDOW
         self.window = INITIAL_WINDOW
         self.held = 0
@@ -64,12 +71,10 @@ class Incoming:
         self.error: TransportError | None = None
         """Why reads fail."""
 
-    def widen(self, size: int) -> int:
-        """Make the window ``size`` bytes; the credit to give for that."""
-        more = size - self.window
-        self.window = size
+    def widen(self, more: int) -> None:
+        """Make the window ``more`` bytes wider, for which the peer is to get credit."""
+        self.window += more
         self.granted += more
-        return more
 
     def announce(self, length: int) -> None:
         """A data frame of ``length`` bytes begins.
@@ -133,32 +138,39 @@ class Incoming:
             parts.append(pieces.popleft())
         return b"".join(parts)
 
-    def credit(self, now: float, rtt: float, spare: int) -> int:
-        """The credit to give back now, more than was taken where the window has to grow.
+    def credit(self, now: float, rtt: float, spare: int, *, alone: bool) -> int:
+        """The credit to give back now: more than was taken where the window grows, else less.
 
         Args:
             now: Monotonic seconds.
             rtt: The smallest round trip seen, seconds.
             spare: What the window may grow by, bytes.
+            alone: Whether the way is this stream's.
         """
         if self._owed * PARTS < self.window or self.over:
             return 0
         credit, self._owed = self._owed, 0
         self.granted += credit
-        if self._taken(credit, now, rtt) * 3 >= self.window:
-            credit += self.widen(min(self.window * 2, self.window + spare, WINDOW_MAX))
-        return credit
+        rate = self._rate(credit, now)
+        more = min(self.window, spare, WINDOW_MAX - self.window)
+        if rate * rtt * 3 < self.window:
+            if not alone:
+                more = -min(self._loan, credit)
+            elif rate * TURN * 3 < self.window:
+                more = 0
+            self._loan += more
+        self.widen(more)
+        return credit + more
 
-    def _taken(self, credit: int, now: float, rtt: float) -> float:
-        """Bytes that the reader takes in a round trip, by its last parts of a window.
+    def _rate(self, credit: int, now: float) -> float:
+        """Bytes a second that the reader takes, by its last parts of a window.
 
-        Of as many as there are, because who takes all that waits at once gives all of them at
+        By as many as there are, because who takes all that waits at once gives all of them at
         the same moment.
         """
         (since, _), *last = self._given
         self._given = [*last, (now, credit)]
-        taken = sum(each for _, each in last) + credit
-        return taken * rtt / max(now - since, 1e-6)
+        return (sum(each for _, each in last) + credit) / max(now - since, 1e-6)
 
     def fail(self, error: TransportError) -> None:
         """Drop what waits and what will come; reads raise ``error``."""

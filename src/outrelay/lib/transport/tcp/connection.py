@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +137,7 @@ class TcpConnection:
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.session = Session(dialled=dialled, now=self._loop.time(), idle_timeout=idle_timeout)
+        self.session = Session(dialled=dialled, now=time.monotonic(), idle_timeout=idle_timeout)
         self._peer = tls.peer
         self._peer_address = _address(sock.getpeername)
         self._local_address = _address(sock.getsockname)
@@ -217,7 +218,7 @@ class TcpConnection:
 
     def read(self, channel: Channel, limit: int) -> bytes | None:
         """See ``Session.read``; what it gives rise to is sent."""
-        data = self.session.read(channel, limit, self._loop.time())
+        data = self.session.read(channel, limit, time.monotonic())
         if self.session.has_output:
             self.flush_soon()
         return data
@@ -234,7 +235,7 @@ class TcpConnection:
         return self.session.missing
 
     def received(self, data: memoryview) -> None:
-        self.session.receive(data, self._loop.time())
+        self.session.receive(data, time.monotonic())
 
     def drained(self) -> None:
         self._dispatch()
@@ -264,7 +265,7 @@ class TcpConnection:
     def _flush(self) -> None:
         self._flush_handle = None
         session, link = self.session, self._link
-        now = self._loop.time()
+        now = time.monotonic()
         while session.has_output and (not link.full or session.closed is not None):
             pings = session.pings
             link.send(session.data_to_send(now))
@@ -279,7 +280,10 @@ class TcpConnection:
             link.part()
 
     def _timeout(self) -> None:
-        now = self._loop.time()
+        now, due = time.monotonic(), self.session.next_deadline()
+        if due is None or due > now:
+            self._alarm.set(due, self._timeout)
+            return
         before, self._acknowledged = self._acknowledged, self._link.acknowledged
         has_ping_arrived = self._acknowledged >= self._ping_end and not self.session.is_ping_due
         if self._acknowledged > before and not has_ping_arrived:

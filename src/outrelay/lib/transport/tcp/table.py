@@ -26,6 +26,12 @@ UNACKNOWLEDGED = 256
 GROWTH_MAX = 64 << 20
 """What all windows together may have grown by, bytes."""
 
+CONTROL = 1
+"""The dialling side's first stream, on which both speak of the others."""
+
+ALONE = 0.05
+"""Seconds that one stream is the only one to bring data before it counts as alone."""
+
 LAST_ID = (1 << 32) - 1
 
 
@@ -43,6 +49,8 @@ class Table:
         self._ours = 0
         self._unacknowledged = 0
         self._grown = 0
+        self._talker = 0
+        self._talks_since = 0.0
         self.held = 0
         """Bytes that wait for readers."""
 
@@ -135,11 +143,20 @@ class Table:
         """The credit that a new channel gets besides its initial window."""
         more = min(WINDOW - INITIAL_WINDOW, GROWTH_MAX - self._grown)
         self._grown += more
-        return channel.incoming.widen(INITIAL_WINDOW + more)
+        channel.incoming.widen(more)
+        return more
+
+    def arrived(self, channel: Channel, size: int, now: float) -> None:
+        """Data has come for a channel."""
+        self.held += size
+        if channel.number not in (self._talker, CONTROL):
+            self._talker, self._talks_since = channel.number, now
 
     def credit(self, channel: Channel, now: float, rtt: float) -> int:
         """The credit to give back now; see ``Incoming.credit``."""
-        before = channel.incoming.window
-        credit = channel.incoming.credit(now, rtt, GROWTH_MAX - self._grown)
-        self._grown += channel.incoming.window - before
+        incoming = channel.incoming
+        before = incoming.window
+        is_alone = now - self._talks_since >= ALONE
+        credit = incoming.credit(now, rtt, GROWTH_MAX - self._grown, alone=is_alone)
+        self._grown += incoming.window - before
         return credit

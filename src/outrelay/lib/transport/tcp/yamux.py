@@ -391,7 +391,7 @@ class Session:
         for channel in self._touched:
             size = channel.incoming.settle()
             if size and channel in self._table:
-                self._table.held += size
+                self._table.arrived(channel, size, self._now)
                 if self._table.held > HELD_MAX:
                     self._refuse(channel)
             self._wake_reader(channel)
