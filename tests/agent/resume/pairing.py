@@ -85,6 +85,8 @@ class PairingRelay:
     splices: dict[int, Splice] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     """Streams whose last checkpoints may still be on their way."""
+    said: list[tuple[Identity, int | None]] = field(default_factory=list)
+    """Whose checkpoints came, and where they say that its direction has ended."""
     resumed: int = 0
     names: set[str] = field(default_factory=set)
     """What halves have said that their streams lead to."""
@@ -163,6 +165,8 @@ class PairingRelay:
             del self.agents[connection.peer]
 
     async def _pass_on(self, sender: Attached, checkpoint: orp.StreamCheckpoint) -> None:
+        has_ended = checkpoint.HasField("final_position")
+        self.said.append((sender.identity, checkpoint.final_position if has_ended else None))
         if not self.deaf and checkpoint.stream_id in (self.splices.keys() | self.ended):
             for each in [*self.agents.values()]:
                 if each.identity != sender.identity:

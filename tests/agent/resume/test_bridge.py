@@ -136,6 +136,24 @@ async def test_a_half_close_is_a_fin_at_once(seen: Events) -> None:
 
 
 @pytest.mark.virtual_time
+async def test_an_end_is_told_once_and_each_fin_is_answered(seen: Events) -> None:
+    async with meeting(seen) as meet:
+        app, backend = await meet.stream()
+        await seen.wait("stream opened", count=2)
+        with app, backend:
+            backend.end()
+            assert await app.read_all() == b""
+            app.end()
+            assert await backend.read_all() == b""
+        await seen.wait("stream ended", count=2, reason="finished")
+        said = {
+            each: [end for who, end in meet.relay.said if who == each]
+            for each in (PROVIDER, CONSUMER)
+        }
+        assert said == {PROVIDER: [None, 0, 0], CONSUMER: [None, None, 0]}
+
+
+@pytest.mark.virtual_time
 async def test_two_ends_in_the_same_moment_cost_no_byte(seen: Events) -> None:
     """Both FINs cross, and the relay is lost before anybody has acknowledged anything."""
     async with meeting(seen) as meet:

@@ -56,6 +56,16 @@ def test_much_is_told_at_once_but_not_too_often(state: StreamState) -> None:
     assert state.due_at() == START + 5 + AT_MOST_EVERY
 
 
+def test_what_was_told_is_known(state: StreamState) -> None:
+    was_told = state.is_told
+    state.take(5, START + 1)
+    before = state.is_told
+    state.checkpoint(START + 2)
+    assert (was_told, before, state.is_told) == (True, False, True)
+    state.finish(START + 3)
+    assert not state.is_told
+
+
 def test_the_end_of_our_direction_is_told(state: StreamState) -> None:
     state.send(b"abc")
     state.finish(START + 2)

@@ -60,16 +60,19 @@ class Download:
             except (Reset, Closed) as error:
                 line.not_read(leg, error)
 
-    def see_end(self) -> None:
-        """End our direction of the socket once everything is in it."""
+    def see_end(self) -> bool:
+        """End our direction of the socket once everything is in it; whether the peer was told."""
         ends = self._line.ends
         if ends.delivered or self._line.undelivered or self.received != self._state.peer_final:
-            return
+            return False
         ends.delivered = True
         self._guard.release()
         self._socket.shutdown(socket.SHUT_WR)
         self._counts.fin()
+        if self._state.is_told:
+            return False
         self._teller.tell()
+        return True
 
     async def _take_from(self, leg: Leg) -> None:
         while data := await leg.read(READ_SIZE):
@@ -110,6 +113,6 @@ class Download:
         self._line.ends.fin_read = True
         if not self._state.end_of_leg():
             self._state.peer_final = self._state.taken
-        self.see_end()
-        self._teller.tell()
+        if not self.see_end():
+            self._teller.tell()  # whoever reads a FIN does
         self._line.settle()

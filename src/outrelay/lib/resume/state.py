@@ -168,19 +168,27 @@ class StreamState:
             times.append(self._last_at + self._patience)
         return min(times, default=None)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the last checkpoint said all that there is to say."""
+        return self._last == self._now()
+
     def checkpoint(self, now: float) -> Checkpoint:
         """The checkpoint to send now."""
-        self._last = Checkpoint(
-            my_position=self._ring.end,
-            peer_ack_position=self.taken,
-            final_position=self.final,
-        )
+        self._last = self._now()
         self._last_at = now
         self._changed_at = None
         if self._answer:
             self._answer = False
             self._patience = min(2 * self._patience, PATIENCE_MOST)
         return self._last
+
+    def _now(self) -> Checkpoint:
+        return Checkpoint(
+            my_position=self._ring.end,
+            peer_ack_position=self.taken,
+            final_position=self.final,
+        )
 
     def receive(self, told: Checkpoint) -> bool:
         """Note the peer's checkpoint; whether it acknowledged anything new.
