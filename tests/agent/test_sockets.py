@@ -33,6 +33,15 @@ async def test_a_name_is_tried_at_all_of_its_addresses(monkeypatch: pytest.Monke
             await served.send(b"x")
 
 
+async def test_a_connection_within_this_machine_waits_for_nothing() -> None:
+    with Backend() as backend:
+        connecting = sockets._connect((HOST, backend.port))
+        with pytest.raises(StopIteration) as done:
+            connecting.send(None)
+        with done.value.value as sock, await backend.accept():
+            assert sock.getpeername() == (HOST, backend.port)
+
+
 @pytest.mark.both_loops
 async def test_nobody_listens() -> None:
     with pytest.raises(Refused) as error:

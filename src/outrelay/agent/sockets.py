@@ -60,7 +60,8 @@ async def _connect(address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         prepare(sock)
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        if not _is_there(sock, address):
+            await asyncio.get_running_loop().sock_connect(sock, address)
     except OSError as error:
         sock.close()
         raise Refused(address_text(address), fault(error)) from error
@@ -68,6 +69,17 @@ async def _connect(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_there(sock: socket.socket, address: Address) -> bool:
+    """Begin to connect; whether that is done: on one machine it is, and nobody has to wait."""
+    with suppress(BlockingIOError):
+        sock.connect(address)
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def prepare(sock: socket.socket) -> None:
