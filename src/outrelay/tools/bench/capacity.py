@@ -198,10 +198,11 @@ class Trial:
 def _idle_agents(place: Place, size: Size) -> Iterator[Reading]:
     relay = place.pid("relay")
     before = procfs.usage(relay).rss
+    folder = place.directory / "crowd"
+    folder.mkdir()
     pki, where = place.directory / "pki", address_text(place.deployment.relay)
     crowd = subprocess.Popen(
-        [*_CROWD, str(pki), where, str(size.agents)],
-        process_group=0,
+        [*_CROWD, str(pki), str(folder), where, str(size.agents)], process_group=0
     )
     try:
         _await_services(place.deployment, size.agents)

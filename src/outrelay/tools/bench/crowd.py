@@ -4,9 +4,9 @@ They are whole agents, each with an identity, a certificate, a UDP socket and a 
 connection of its own, and one registered service; they only share an interpreter, because
 300 processes of 54 MiB would need 16 GiB. To the relay nothing tells them from others.
 
-    python -m outrelay.tools.bench.crowd PKI RELAY COUNT
+    python -m outrelay.tools.bench.crowd PKI FOLDER RELAY COUNT
 
-``PKI`` is a folder of dev-pki, whose CA key makes their certificates.
+``PKI`` is a folder of dev-pki, whose CA key makes their certificates; those go to ``FOLDER``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from asyncio import TaskGroup
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -60,23 +59,22 @@ def agent(issuer: Authority, folder: Path, number: int, relay: Address) -> Agent
     return AgentOptions(relays=(relay,), cert=cert, key=key, ca=ca, expose=(expose,))
 
 
-async def run(pki: Path, relay: Address, count: int, stop: asyncio.Event) -> None:
+async def run(pki: Path, folder: Path, relay: Address, count: int, stop: asyncio.Event) -> None:
     """Be ``count`` agents until ``stop`` is set."""
     issuer = authority(pki)
-    with TemporaryDirectory(prefix="outrelay-crowd-") as folder:
-        async with TaskGroup() as group:
-            for number in range(count):
-                options = agent(issuer, Path(folder), number, relay)
-                spawn(group, app.run(options, stop), name=f"crowd: agent {number}")
-                await asyncio.sleep(_PAUSE)
+    async with TaskGroup() as group:
+        for number in range(count):
+            options = agent(issuer, folder, number, relay)
+            spawn(group, app.run(options, stop), name=f"crowd: agent {number}")
+            await asyncio.sleep(_PAUSE)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run until a signal; logs go to standard error."""
-    pki, relay, count = arguments
+    pki, folder, relay, count = arguments
     service.serve(
         "crowd",
-        lambda stop: run(Path(pki), parse_address(relay), int(count), stop),
+        lambda stop: run(Path(pki), Path(folder), parse_address(relay), int(count), stop),
         log_format="json",
         log_level="warning",
     )
