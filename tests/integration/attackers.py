@@ -122,7 +122,8 @@ class Watch:
         program = self._program
         assert program.running, program.tail()
         lines = [each for each in program.events[self._mark :] if each["event"] not in LIVES]
-        assert not [line for line in lines if line["level"] in {"error", "critical"}]
+        loud = [line for line in lines if line["level"] in {"error", "critical"}]
+        assert not loud, loud
         seconds = time.monotonic() - self._since
         common = Counter(line["event"] for line in lines).most_common(3)
         assert len(lines) < LINES_PER_SECOND * (seconds + 2), common

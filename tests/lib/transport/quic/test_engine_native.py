@@ -78,6 +78,30 @@ def test_a_read_of_a_stream_that_is_over_is_a_mistake_of_ours(ends: tuple[End, E
         near.host.engine.read(near.number + 1, 0, 1)
 
 
+class Gone:
+    """A connection of the extension's that is gone and still has a deadline: some do."""
+
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def poll(self, core: object) -> tuple[object, object, float, bool]:
+        news, _, _, _ = self._whole.poll(core)
+        return news, ("silence", 0, ""), 1.0, True
+
+
+def test_who_is_gone_is_woken_no_more(ends: tuple[End, End]) -> None:
+    near, _ = ends
+    made: NativeEngine = near.host.engine  # type: ignore[assignment]
+    made._connections[near.number].quic = Gone(quic(near))  # type: ignore[assignment]
+    made.ping(near.number)
+    assert EventKind.DRAINED in [each.kind for each in made.events()]
+    assert made.next_deadline() is None
+    made.handle_timeout(2.0)
+
+
 PROMISED = 4 * (STREAMS_FIRST + 8)
 """Behind the streams that a peer may open to begin with."""
 

@@ -175,6 +175,7 @@ class NativeEngine:
         if link.ended:  # else it was no handshake at all, and counted as noise
             self._events.append(Event(EventKind.DRAINED, link.number))
         self._peers.forget(link)
+        self._timers.set(link.number, None)
         self._connections.pop(link.number, None)
         self._to_send.pop(link.number, None)
 
