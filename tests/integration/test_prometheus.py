@@ -136,6 +136,11 @@ async def test_dashboard_and_alerts_tell_what_is_the_case(tmp_path: Path) -> Non
         assert 0 < await shown(watching, "Next certificate ends") < 86400
         # Nothing but that the certificates of a test are short.
         short = {"OutRelayCertificateEnds", "OutRelayCertificateEndsToday"}
+
+        async def judged() -> bool:
+            return short <= await watching.alerts()
+
+        await comes(judged)
         assert await watching.alerts() == short
 
         await world.relay.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -49,7 +50,9 @@ async def test_connections_that_nobody_accepts_are_limited(
 
 
 class Calendar:
-    """Stands for the module ``time``; its time passes when a test says so."""
+    """Stands for the module ``time``; its date passes when a test says so."""
+
+    monotonic = staticmethod(time.monotonic)
 
     def __init__(self, now: float) -> None:
         self.now = now
