@@ -66,17 +66,17 @@ async def test_nothing_is_left_of_streams_inside(
 async def surplus(before: Census, traffic: Traffic) -> Census:
     """What there is more of than before, once that is little or stays for very long.
 
-    A single stream is the last one each time: what is kept of the last is kept of that. Those
-    before it have longer and longer to be over.
+    A single stream is the last one each time: what is kept of the last is kept of that. It and
+    those before it have longer and longer to be over.
     """
     deadline, pause = time.monotonic() + PATIENCE, 0.1
     while True:
         await traffic.run(1)
+        await asyncio.sleep(pause)  # no event tells that nothing is on its way
+        pause = min(2 * pause, 2.0)
         more = census() - before
         if max(more.values(), default=0) <= LINGERING or time.monotonic() > deadline:
             return more
-        await asyncio.sleep(pause)  # no event tells that nothing is on its way
-        pause = min(2 * pause, 2.0)
 
 
 def census() -> Census:

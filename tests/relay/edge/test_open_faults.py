@@ -15,6 +15,7 @@ from tests.support.peers import (
     AGENT_C,
     FEATURES,
     AgentPeer,
+    accept,
     reject,
     rejection,
 )
@@ -224,6 +225,26 @@ async def test_a_consumer_that_gives_up_before_the_answer() -> None:
         assert len(relay.pairs) == 0
         assert [event.reason for event in relay.events("reject")] == ["given up by the consumer"]
         assert relay.metric("outrelay_streams_ended_total", result="cancelled") == 1
+
+
+@pytest.mark.parametrize("first", ["given up", "accepted"])
+async def test_a_consumer_that_gives_up_when_the_provider_accepts(first: str) -> None:
+    """Both are there when the relay looks: the provider's leg is nobody's if it is not ended."""
+    async with relay_rooms() as relay:
+        provider = await relay.provider()
+        consumer = await relay.agent(AGENT_A)
+        near = await consumer.open("echo", stream_id=7)
+        far, _incoming = await provider.incoming()
+        if first == "accepted":
+            await accept(far)
+        near.reset(ErrorCode.CANCELLED)
+        near.stop(ErrorCode.CANCELLED)
+        if first == "given up":
+            await accept(far)
+
+        await assert_ended(far, ErrorCode.CANCELLED)
+        await everybody_waits()
+        assert len(relay.pairs) == 0
 
 
 async def test_a_consumer_that_no_longer_wants_to_know() -> None:

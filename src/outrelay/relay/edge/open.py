@@ -19,8 +19,7 @@ Source: protocol.md section 5.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from functools import partial
 from typing import NotRequired, TypedDict
 
@@ -169,10 +168,9 @@ class Opener:
         pair = Pair(call=call, consumer=session, provider=choice.provider)
         with self._pairs.holding(pair):
             try:
-                async with _awaited(leg):
-                    providers_leg, verdict = await self._seeker.connect(
-                        pair, choice, caller_side, deadline
-                    )
+                providers_leg, verdict = await _while_awaited(
+                    leg, self._seeker.connect(pair, choice, caller_side, deadline)
+                )
             except Reset as given_up:
                 self._trail.rejected(call, GIVEN_UP)
                 self._drop(session, leg, GIVEN_UP, given_up.code, request=request)
@@ -253,18 +251,25 @@ class Opener:
             leg.stream.stop(ErrorCode.CANCELLED)
 
 
-@asynccontextmanager
-async def _awaited(leg: Leg) -> AsyncIterator[None]:
-    """Cancel the body when the consumer no longer waits for what it does.
+async def _while_awaited(
+    leg: Leg, connecting: Coroutine[object, object, tuple[Leg, Verdict]]
+) -> tuple[Leg, Verdict]:
+    """What ``connecting`` returns, a provider's leg first, if the consumer still waits for it.
 
     Raises:
-        Reset: It does not.
+        Reset: It does not. It may have given up while the provider accepted.
     """
+    connected: tuple[Leg, Verdict] | None = None
     try:
         async with beside(leg.stream.wait_finished(), name="relay: stream, consumer"):
-            yield
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+            connected = await connecting
+    except BaseException as error:
+        if connected:
+            connected[0].abandon(ErrorCode.CANCELLED)
+        if isinstance(error, ExceptionGroup):
+            raise error.exceptions[0] from None
+        raise
+    return connected
 
 
 class _Names(TypedDict):

@@ -57,7 +57,7 @@ class Incoming:
         self._fresh: list[memoryview] = []
         self._pieces: deque[bytes | memoryview] = deque()
         self._owed = 0
-        self._given = PARTS * [(-inf, 0)]
+        self._given = PARTS * ((-inf, 0),)
         self._loan = 0
         self.granted = INITIAL_WINDOW
         self.window = INITIAL_WINDOW
@@ -169,7 +169,7 @@ class Incoming:
         the same moment.
         """
         (since, _), *last = self._given
-        self._given = [*last, (now, credit)]
+        self._given = (*last, (now, credit))
         return (sum(each for _, each in last) + credit) / max(now - since, 1e-6)
 
     def fail(self, error: TransportError) -> None:
