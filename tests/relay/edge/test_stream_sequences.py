@@ -3,7 +3,8 @@
 A script lets agents of two tenants connect, register, open, answer, write, end and vanish.
 After it, what each end of each stream got is held against what the other end sent: nothing
 arrives that was not sent to it, nothing that is incomplete looks complete, what was ended
-well ends well, every refusal has a code; and when all have gone the relay keeps nothing.
+well ends well, what its consumer gave up ends at the provider, every refusal has a code; and
+when all have gone the relay keeps nothing.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ class Line:
 
     def check(self) -> None:
         """Hold what each end got against what the other one sent."""
+        if self.near.abandoned or self.consumer.gone:
+            assert self.far is None or self._is_far_over, "given up, and its provider knows nothing"
         if not self.accepted or self.far is None:
             self._check_refused()
             return
@@ -150,6 +153,13 @@ class Line:
                 assert sink.got == source.sent, "ended well, but not whole"
             elif source.finished and not self._is_broken:
                 raise AssertionError("its source has ended, and it has not")
+
+    @property
+    def _is_far_over(self) -> bool:
+        assert self.provider is not None
+        assert self.far is not None
+        far = self.far
+        return self.provider.gone or far.abandoned or far.ended or far.error is not None
 
     @property
     def _is_broken(self) -> bool:
@@ -195,7 +205,8 @@ class Script:
             *[self._write] * 4,
             *[self._finish] * 2,
             *[self._register] * 2,
-            *(self._abandon, self._reject, self._answer_nonsense, self._say_nonsense),
+            *(self._abandon, self._abandon_unanswered, self._abandon_as_it_is_accepted),
+            *(self._reject, self._answer_nonsense, self._say_nonsense),
             *(self._connect, self._vanish, self._deregister),
         ]
 
@@ -282,6 +293,15 @@ class Script:
         if end := self._end(one, other):
             end.abandon()
 
+    async def _abandon_unanswered(self, one: int, _other: int) -> None:
+        if self._asked:
+            self._asked[one % len(self._asked)].near.abandon()
+
+    async def _abandon_as_it_is_accepted(self, one: int, other: int) -> None:
+        """The relay sees both at one time."""
+        await self._abandon_unanswered(one, other)
+        await self._accept(one, other)
+
     async def _vanish(self, one: int, other: int) -> None:
         if peer := self._peer(one):
             self._gone(peer)
@@ -325,7 +345,7 @@ class Script:
                 self._gone(peer)
         for line in self.lines:
             await line.near.take()
-            if line.far is not None and line.accepted:
+            if line.far is not None:
                 await line.far.take()
 
     async def _look_at(self, peer: Peer) -> None:
