@@ -451,7 +451,7 @@ async def test_it_bounds_streams_that_nobody_reads(
     monkeypatch.setattr(stalls, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(stalls, "PATIENCE", 0.0)
     options = options_for(tmp_path, (pki := TestPki()).relay(), pki)
-    options, limits = replace(options, allow_all=True), Limits(stalled_streams=0)
+    options, limits = replace(options, allow_all=True), Limits(stalled_bytes=0)
     async with running(options, NOBODY, limits=limits) as relay:
         provider = await relay.agent(AGENT_B)
         await provider.register("db")

@@ -11,7 +11,9 @@ import pytest
 
 from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.tasks import beside
-from outrelay.lib.transport.carrier import Stream
+from outrelay.lib.transport.carrier import READ_SIZE, WRITE_BUFFER, Stream
+from outrelay.lib.transport.memory import MemoryStream
+from outrelay.lib.transport.pipe import WINDOW
 from outrelay.relay import stalls
 from outrelay.relay.stalls import PATIENCE, Stalls
 from tests.relay.rooms import Call, Rooms, call, relay_rooms
@@ -21,6 +23,9 @@ from tests.support.turns import until
 
 FULL = bytes(2 << 20)
 """More than lies between sender and receiver."""
+
+HELD = READ_SIZE + WRITE_BUFFER + WINDOW
+"""What one stalled direction may hold on this carrier."""
 
 
 async def reset_code(stream: Stream) -> ErrorCode:
@@ -81,7 +86,7 @@ async def test_few_are_let_be() -> None:
     async with crowd() as (relay, some, one, other):
         for consumer in (one, one, other):
             await some.stall(consumer)
-        Stalls(relay.pairs, most=3).relieve(later())
+        Stalls(relay.pairs, most=3 * HELD).relieve(later())
 
         assert len(relay.pairs) == 3
         for line in some.calls:
@@ -93,7 +98,7 @@ async def test_who_reads_least_loses_what_it_has_not_read_for_longest() -> None:
         for consumer in (modest, greedy, greedy, greedy, greedy):
             await some.stall(consumer)
         with events() as seen:
-            Stalls(relay.pairs, most=3).relieve(later())
+            Stalls(relay.pairs, most=3 * HELD).relieve(later())
         await until(lambda: len(relay.pairs) == 3)
 
         for lost in some.calls[1:3]:
@@ -108,12 +113,23 @@ async def test_who_reads_least_loses_what_it_has_not_read_for_longest() -> None:
         assert relay.metric("outrelay_streams_ended_total", result="limit") == 2
 
 
+async def test_wide_windows_count_for_what_they_let_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryStream, "window", 16 << 20)
+    async with crowd() as (relay, some, one, other):
+        for consumer in (one, other, other):
+            await some.stall(consumer)
+        Stalls(relay.pairs, most=40 << 20).relieve(later())
+        await until(lambda: len(relay.pairs) == 2)
+
+        assert await reset_code(some.calls[1].near) is ErrorCode.LIMIT
+
+
 async def test_a_provider_that_does_not_read_counts_too() -> None:
     async with crowd() as (relay, some, one, other):
         for consumer in (one, other, other):
             await some.stall(consumer, up=True)
         with events() as seen:
-            Stalls(relay.pairs, most=2).relieve(later())
+            Stalls(relay.pairs, most=2 * HELD).relieve(later())
         await until(lambda: len(relay.pairs) == 2)
 
         assert await reset_code(some.calls[0].far) is ErrorCode.LIMIT

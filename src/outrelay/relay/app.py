@@ -199,7 +199,7 @@ class Relay:
             tenant=options.tenant,
         )
         self._heartbeat = Heartbeat(controller, self._describe)
-        self._stalls = Stalls(shared.pairs, limits.stalled_streams)
+        self._stalls = Stalls(shared.pairs, limits.stalled_bytes)
         self._revoker = Revoker(shared.judge, shared.pairs, shared.trail)
         self._registrations = Registrations(controller, shared.directory, relay_id)
         self._inventory = Inventory(shared.roster, shared.pairs, about)

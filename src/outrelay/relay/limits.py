@@ -43,8 +43,8 @@ class Limits:
         halves: That wait for that.
         early_bytes: That they have said too early, all of them; each at most a frame's length.
         opens_per_second: Streams opened in the long run; twice as many at once.
-        stalled_streams: Directions of streams that nobody reads, of all agents; each holds
-            up to 2 MiB.
+        stalled_bytes: That streams may hold which nobody reads, of all agents; with the windows
+            they begin with each direction may hold 1.5 MiB.
     """
 
     hello_timeout: float = 5.0
@@ -67,7 +67,7 @@ class Limits:
     halves: Bounds = Bounds(agent=10_000, tenant=100_000)
     early_bytes: int = 64 * 2**20
     opens_per_second: Bounds = Bounds(agent=1000, tenant=10_000)
-    stalled_streams: int = 512
+    stalled_bytes: int = 1 << 30
 
 
 def limits_of(options: RelayOptions) -> Limits:

@@ -35,6 +35,10 @@ class SpokenStream:
     def unsent(self) -> int:
         return self._stream.unsent
 
+    @property
+    def window(self) -> int:
+        return self._stream.window
+
     async def read(self, limit: int = READ_SIZE) -> bytes:
         return await self._stream.read(limit)
 

@@ -62,6 +62,10 @@ class Stream(Protocol):
     def unsent(self) -> int:
         """Bytes written that no packet has carried yet."""
 
+    @property
+    def window(self) -> int:
+        """Bytes that the peer may have wait here for our reads, at most."""
+
     async def read(self, limit: int = READ_SIZE) -> bytes:
         """Up to ``limit`` bytes, as soon as there are any; ``b""`` at the end.
 

@@ -24,7 +24,7 @@ from outrelay.lib.errors import Closed, ConfigError, ErrorCode, Refused
 from outrelay.lib.identity.certs import Credentials
 from outrelay.lib.identity.uri import Identity, Role
 from outrelay.lib.transport.carrier import READ_SIZE, Address
-from outrelay.lib.transport.pipe import Arrivals, Pipe
+from outrelay.lib.transport.pipe import WINDOW, Arrivals, Pipe
 from outrelay.lib.transport.refusal import Cause
 
 MAX_STREAMS = 1_000
@@ -316,6 +316,11 @@ class MemoryStream:
     def unsent(self) -> int:
         """See ``carrier.Stream``."""
         return self._outgoing.unsent
+
+    @property
+    def window(self) -> int:
+        """See ``carrier.Stream``."""
+        return WINDOW
 
     async def read(self, limit: int = READ_SIZE) -> bytes:
         """See ``carrier.Stream``."""

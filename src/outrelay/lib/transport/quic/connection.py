@@ -46,6 +46,10 @@ class QuicStream:
     def unsent(self) -> int:
         return self._connection.engine.unsent(self._connection.number, self._id)
 
+    @property
+    def window(self) -> int:
+        return self._connection.engine.window(self._connection.number, self._id)
+
     async def read(self, limit: int = READ_SIZE) -> bytes:
         if self._reader is not None:
             raise LocalProtocolError("another task is reading this stream")

@@ -190,6 +190,9 @@ class Engine(Protocol):
     def unsent(self, connection: int, stream: int) -> int:
         """Bytes queued that no packet has carried yet."""
 
+    def window(self, connection: int, stream: int) -> int:
+        """Bytes that the peer may have wait for our reads."""
+
     def finish(self, connection: int, stream: int) -> None:
         """End our direction after what was written."""
 

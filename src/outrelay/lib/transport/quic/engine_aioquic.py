@@ -357,6 +357,11 @@ class AioquicEngine:
         record = link.core.streams.get(stream) if link is not None else None
         return record.unsent if record is not None else 0
 
+    def window(self, connection: int, stream: int) -> int:
+        link = self._links.get(connection)
+        record = link.core.streams.get(stream) if link is not None else None
+        return record.window if record is not None else STREAM_WINDOW
+
     def finish(self, connection: int, stream: int) -> None:
         link = self._links[connection]
         record = link.core.streams[stream]

@@ -25,7 +25,13 @@ from outrelay.lib.identity.uri import Role
 from outrelay.lib.observe.logs import get_logger
 from outrelay.lib.transport.carrier import Address
 from outrelay.lib.transport.quic.ends import NO_ANSWER, cut
-from outrelay.lib.transport.quic.engine import EngineOptions, Event, EventKind, Transmit
+from outrelay.lib.transport.quic.engine import (
+    STREAM_WINDOW,
+    EngineOptions,
+    Event,
+    EventKind,
+    Transmit,
+)
 from outrelay.lib.transport.quic.native_connection import Connection, batch_of
 from outrelay.lib.transport.quic.native_ends import End, lost, refused
 from outrelay.lib.transport.quic.native_identity import Identity, Limits, sni, unusable
@@ -218,6 +224,9 @@ class NativeEngine:
     def unsent(self, connection: int, stream: int) -> int:
         known = self._connections.get(connection)
         return known.sending.unsent(stream) if known else 0
+
+    def window(self, connection: int, stream: int) -> int:
+        return STREAM_WINDOW  # of every stream, always
 
     def finish(self, connection: int, stream: int) -> None:
         self._touch(self._connections[connection]).sending.finish(stream)

@@ -49,6 +49,10 @@ class TcpStream:
     def unsent(self) -> int:
         return self._channel.outgoing.unsent
 
+    @property
+    def window(self) -> int:
+        return self._channel.incoming.window
+
     async def read(self, limit: int = READ_SIZE) -> bytes:
         if self._reader is not None:
             raise LocalProtocolError("another task is reading this stream")
