@@ -9,14 +9,14 @@ import pytest
 
 from outrelay.agent import consumer, stream
 from outrelay.agent.options import Consume, Limits
-from outrelay.lib.errors import ErrorCode
+from outrelay.lib.errors import ErrorCode, Reset
 from outrelay.lib.orp.frame import encode
 from outrelay.lib.orp.types import FrameType
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from tests.agent.place import OPTIONS, SERVICE, Place
 from tests.agent.tcp import HOST
 from tests.support.relay_peer import FEATURES, PROVIDER, read_all, read_exactly, reset_code
-from tests.support.turns import everybody_waits
+from tests.support.turns import everybody_waits, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -278,6 +278,28 @@ async def test_an_application_that_leaves_while_its_stream_opens_ends_it(place: 
         app.reset()
         assert await reset_code(opened.stream) is ErrorCode.CANCELLED
         await place.seen.wait("open given up")
+
+
+async def test_an_application_that_leaves_as_its_stream_is_lost_gets_no_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.consumer() as (agent, _link):
+        tries = 0
+
+        async def lost(*_args: object, **_named: object) -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise Reset(ErrorCode.LEG_LOST) from None
+
+        monkeypatch.setattr(consumer, "open_stream", lost)
+        app = await agent.app()
+        await until(lambda: tries == 1)
+        app.reset()
+        await place.seen.wait("open given up")
+        assert tries == 1
 
 
 async def test_a_stream_lost_before_it_began_is_opened_again(place: Place) -> None:

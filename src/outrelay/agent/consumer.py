@@ -127,7 +127,7 @@ class Consumer:
 
         Raises:
             StreamRejected: No relay is connected.
-            OSError: The application aborted while there was none.
+            OSError: The application aborted while there was none, or as a stream was lost.
         """
         loop, ids, end = asyncio.get_running_loop(), 0, inf
         began = loop.time()
@@ -138,7 +138,7 @@ class Consumer:
                 name = f"{stream_id:016x}"
                 log.debug("opening stream", **consume.named(name))
                 try:
-                    with self._watch.guard(sock):
+                    with self._watch.guard(sock) as guard:
                         stream = await open_stream(
                             session,
                             carried,
@@ -149,6 +149,7 @@ class Consumer:
                             lasting=self._lasting,
                         )
                 except (Closed, Reset) as lost:
+                    guard.check()  # who has left at that moment is told of by nobody else
                     end = min(end, loop.time() + self._limits.ready)
                     if loop.time() >= end:
                         refusal = StreamRejected(RejectCode.UNREACHABLE, f"relay: {lost}")
