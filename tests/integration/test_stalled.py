@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping
 
@@ -45,19 +44,18 @@ async def test_a_stalled_receiver(own_world: World) -> None:
             writer.write((await digest_of(reader)).encode())
 
     async with world.backend.serving(backend):
-        alone = await _seconds_for_others(world)
+        await _serve_others(world)
         before = _memory(world)
         with socket.create_connection(world.at[APP]) as sender:
             sender.sendall(b"stall")
             taken = await asyncio.to_thread(_send_until_stopped, sender)
-            beside = await _seconds_for_others(world)
+            await _serve_others(world)
             after = _memory(world)
             taken += await asyncio.to_thread(_send_until_stopped, sender)
             over.set()
     growth = {name: (after[name] - before[name]) / MIB for name in before}
     assert MIB < taken < BUFFERED
     assert max(growth.values()) < GROWTH / MIB, growth
-    assert beside < 2 * alone + 0.5, "the stalled stream slows others down"
 
 
 def _send_until_stopped(sender: socket.socket) -> int:
@@ -69,14 +67,12 @@ def _send_until_stopped(sender: socket.socket) -> int:
     return taken
 
 
-async def _seconds_for_others(world: World) -> float:
-    """How long a transfer by the same agents takes."""
-    started = time.monotonic()
+async def _serve_others(world: World) -> None:
+    """A transfer by the same agents."""
     async with calling(world.at[APP]) as (reader, writer):
         writer.write(b"other")
         await OTHERS.send(writer)
         assert (await reader.read()).decode() == OTHERS.digest
-    return time.monotonic() - started
 
 
 def _memory(world: World) -> Mapping[str, int]:
