@@ -95,6 +95,25 @@ async def test_a_cancelled_race_leaves_no_connection() -> None:
     assert place.open == []
 
 
+async def test_a_race_cancelled_after_it_was_won_leaves_no_connection() -> None:
+    place = Place()
+    given_up = asyncio.Event()
+
+    async def reluctant() -> Connection:
+        try:
+            return await never()
+        finally:
+            given_up.set()
+            await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as group:
+        racing = group.create_task(race([[place.connect, reluctant]]))
+        await given_up.wait()
+        racing.cancel()
+    assert place.made
+    assert place.open == []
+
+
 async def test_a_later_tier_joins_after_the_head_start() -> None:
     place = Place()
     tiers: list[list[Attempt[Connection]]] = [[never], [place.connect]]

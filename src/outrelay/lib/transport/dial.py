@@ -181,6 +181,9 @@ async def race(
                     break
             for each in tries:
                 each.cancel()
+    except BaseException:
+        winner = None  # nobody waits for it any more
+        raise
     finally:
         for made in _outcomes(tries):
             if not isinstance(made, Refused) and made is not winner:
