@@ -28,16 +28,16 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Half:
-    """One agent's word on a stream it had.
+    """One agent's word on a stream it had; who does not expect anybody knows nothing of it.
 
     Args:
         tenant: The agent's.
         stream_id: Of the stream.
         agent: The agent's URI, from its certificate.
         peer: URI of the agent it expects; empty: it expects nobody.
-        service: Name of the service; empty where it expects nobody.
+        service: Name of the service; empty exactly where it expects nobody.
         method: What the consumer wants of that; may be empty.
-        role: Its end of the stream.
+        role: Its end of the stream; unknown exactly where it expects nobody.
     """
 
     tenant: str

@@ -372,6 +372,7 @@ def test_whatever_the_shell_asks_it_is_no_panic(data: st.DataObject) -> None:
         )
         with suppress(KeyError, ValueError):
             call()
+    near.host.settle()
     if not near.events(EventKind.LOST):
         near.close(ErrorCode.NONE, "")
     network.run(lambda: bool(near.events(EventKind.DRAINED)))
