@@ -128,6 +128,13 @@ def test_a_table_has_a_row_for_each_stream_in_order_of_time(tmp_path: Path) -> N
     assert rows[3].endswith("vault         refused, relay     403 no rule")
 
 
+def test_in_json_what_a_peer_has_said_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    said = [relay(0, "stream refused", reason="\x9b31m \u202e \x85 gone")]
+    done = correlate("--output", "json", *write(tmp_path, {"relay": said}))
+    assert done.stdout.isascii()
+    assert "\x9b31m \u202e" in json.loads(done.stdout)["reason"]
+
+
 def test_json_has_an_object_for_each_stream(tmp_path: Path) -> None:
     names = write(tmp_path, finished())
     (row,) = map(json.loads, correlate("--output", "json", *names).stdout.splitlines())

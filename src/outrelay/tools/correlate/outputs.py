@@ -26,6 +26,9 @@ from outrelay.tools.correlate.verdict import verdict_of
 
 LINES, TABLE, JSON, TIMELINE = FORMATS = ("lines", "table", "json", "timeline")
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+"""As services write their lines: what a peer has said does nothing to a terminal."""
+
 _KEY: Final = json.dumps(SOURCE_FILE).encode()
 _AGENTS: Final = ("agent", "consumer", "provider", "caller", "peer", "not_read_by")
 """Fields that name an agent."""
@@ -126,8 +129,8 @@ class Output:
 
     def _json(self) -> None:
         for group in self._groups():
-            head = orjson.dumps(_row(group, self._story(group)))
-            self._out.write(head[:-1] + b',"lines":[')
+            head = _encode(_row(group, self._story(group)))
+            self._out.write(head[:-1].encode() + b',"lines":[')
             between = b""
             for file, line in group:
                 self._out.write(between + self._labelled(file, line))
