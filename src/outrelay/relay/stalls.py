@@ -47,7 +47,7 @@ class _Stall(NamedTuple):
 
 
 class Stalls:
-    """Looks for stalled streams and ends those that are too many.
+    """Looks for stalled streams and ends some when all together may hold too much.
 
     Args:
         pairs: The streams.
@@ -66,7 +66,7 @@ class Stalls:
             self.relieve(time.monotonic())
 
     def relieve(self, now: float) -> None:
-        """End the streams that are too many; ``now`` is monotonic seconds."""
+        """End streams until the rest may hold no more than allowed; ``now`` is monotonic seconds."""
         stalled = sorted(self._stalled(now), key=lambda stall: stall.since)
         by_agent: dict[str, deque[_Stall]] = defaultdict(deque)
         held: Counter[str] = Counter()

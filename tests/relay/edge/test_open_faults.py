@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from outrelay.lib.errors import ErrorCode, Reset
@@ -9,7 +11,7 @@ from outrelay.lib.orp.frame import FrameType, encode
 from outrelay.lib.orp.v1 import orp_pb2 as orp
 from outrelay.lib.transport.carrier import Stream
 from tests.relay.edge.resuming import assert_ended
-from tests.relay.rooms import call, relay_rooms, severed
+from tests.relay.rooms import Rooms, call, relay_rooms, severed
 from tests.support.peers import (
     AGENT_A,
     AGENT_C,
@@ -28,6 +30,25 @@ async def raw(peer: AgentPeer, data: bytes) -> Stream:
     stream = await peer.connection.open_stream()
     await stream.write(data)
     return stream
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A stream whose provider has yet to answer, from both ends."""
+
+    consumer: AgentPeer
+    provider: AgentPeer
+    near: Stream
+    far: Stream
+
+
+async def provider_asked(relay: Rooms, *features: str) -> Asked:
+    """A stream that a consumer with so many features opens, at its provider."""
+    provider = await relay.provider()
+    consumer = await relay.agent(AGENT_A, *features)
+    near = await consumer.open("echo", stream_id=7)
+    far, _incoming = await provider.incoming()
+    return Asked(consumer, provider, near, far)
 
 
 # ---- malformed ---------------------------------------------------------------------------------
@@ -128,30 +149,24 @@ async def test_a_providers_rejection_is_passed_on(
     said: tuple[int, str], heard: tuple[int, str]
 ) -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A, *FEATURES)
-        near = await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
-        await reject(far, *said)
+        asked = await provider_asked(relay, *FEATURES)
+        await reject(asked.far, *said)
 
-        assert await rejection(near) == heard
-        assert await far.read() == b""
+        assert await rejection(asked.near) == heard
+        assert await asked.far.read() == b""
         assert len(relay.pairs) == 0
         assert [event.target for event in relay.events("reject")] == ["echo"]
-        await consumer.ping()  # no STREAM_READY came before
+        await asked.consumer.ping()  # no STREAM_READY came before
 
 
 @pytest.mark.virtual_time
 async def test_a_provider_that_does_not_answer_for_ten_seconds() -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        near = await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
+        asked = await provider_asked(relay)
 
-        assert (await rejection(near))[0] == 504
+        assert (await rejection(asked.near))[0] == 504
         assert elapsed() == 10.0
-        await assert_ended(far, ErrorCode.CANCELLED)
+        await assert_ended(asked.far, ErrorCode.CANCELLED)
 
 
 @pytest.mark.virtual_time
@@ -169,59 +184,47 @@ async def test_a_provider_that_gives_no_stream_for_ten_seconds() -> None:
 @pytest.mark.parametrize("how", ["finish", "reset", "garbage", "another frame"])
 async def test_a_provider_that_breaks_off(how: str) -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        near = await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
+        asked = await provider_asked(relay)
         match how:
             case "finish":
-                far.finish()
+                asked.far.finish()
             case "reset":
-                far.reset(ErrorCode.INTERNAL)
+                asked.far.reset(ErrorCode.INTERNAL)
             case "garbage":
-                await far.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                await asked.far.write(b"HTTP/1.1 200 OK\r\n\r\n")
             case "another frame":
-                await far.write(encode(FrameType.REGISTER_ACK, orp.RegisterAck()))
+                await asked.far.write(encode(FrameType.REGISTER_ACK, orp.RegisterAck()))
 
-        assert (await rejection(near))[0] == 502
+        assert (await rejection(asked.near))[0] == 502
         assert len(relay.pairs) == 0
 
 
 @pytest.mark.virtual_time
 async def test_a_provider_whose_connection_goes_before_it_answers() -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        near = await consumer.open("echo", stream_id=7)
-        await provider.incoming()
-        severed(provider)
+        asked = await provider_asked(relay)
+        severed(asked.provider)
 
-        assert (await rejection(near))[0] == 502
+        assert (await rejection(asked.near))[0] == 502
         assert elapsed() == 3.0
 
 
 async def test_a_consumer_whose_connection_goes_before_the_answer() -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
-        severed(consumer)
+        asked = await provider_asked(relay)
+        severed(asked.consumer)
 
-        await assert_ended(far, ErrorCode.CANCELLED)
+        await assert_ended(asked.far, ErrorCode.CANCELLED)
         assert len(relay.pairs) == 0
 
 
 async def test_a_consumer_that_gives_up_before_the_answer() -> None:
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        near = await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
-        near.reset(ErrorCode.CANCELLED)
-        near.stop(ErrorCode.CANCELLED)
+        asked = await provider_asked(relay)
+        asked.near.reset(ErrorCode.CANCELLED)
+        asked.near.stop(ErrorCode.CANCELLED)
 
-        await assert_ended(far, ErrorCode.CANCELLED)  # which knows at once
+        await assert_ended(asked.far, ErrorCode.CANCELLED)  # which knows at once
         assert len(relay.pairs) == 0
         assert [event.reason for event in relay.events("reject")] == ["given up by the consumer"]
         assert relay.metric("outrelay_streams_ended_total", result="cancelled") == 1
@@ -231,18 +234,15 @@ async def test_a_consumer_that_gives_up_before_the_answer() -> None:
 async def test_a_consumer_that_gives_up_when_the_provider_accepts(first: str) -> None:
     """Both are there when the relay looks: the provider's leg is nobody's if it is not ended."""
     async with relay_rooms() as relay:
-        provider = await relay.provider()
-        consumer = await relay.agent(AGENT_A)
-        near = await consumer.open("echo", stream_id=7)
-        far, _incoming = await provider.incoming()
+        asked = await provider_asked(relay)
         if first == "accepted":
-            await accept(far)
-        near.reset(ErrorCode.CANCELLED)
-        near.stop(ErrorCode.CANCELLED)
+            await accept(asked.far)
+        asked.near.reset(ErrorCode.CANCELLED)
+        asked.near.stop(ErrorCode.CANCELLED)
         if first == "given up":
-            await accept(far)
+            await accept(asked.far)
 
-        await assert_ended(far, ErrorCode.CANCELLED)
+        await assert_ended(asked.far, ErrorCode.CANCELLED)
         await everybody_waits()
         assert len(relay.pairs) == 0
 
