@@ -66,7 +66,7 @@ class Stalls:
             self.relieve(time.monotonic())
 
     def relieve(self, now: float) -> None:
-        """End streams until the rest may hold no more than allowed; ``now`` is monotonic seconds."""
+        """End streams until the others hold little enough; ``now`` is monotonic seconds."""
         stalled = sorted(self._stalled(now), key=lambda stall: stall.since)
         by_agent: dict[str, deque[_Stall]] = defaultdict(deque)
         held: Counter[str] = Counter()
