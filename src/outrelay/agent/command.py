@@ -168,7 +168,12 @@ outrelay-agent doctor --open --relay relay.example:7443 --cert agent.pem --key a
     default="16MiB",
     help="Bytes a stream may have on their way to the far application; held until they arrive.",
 )
-@flag("--ring-total", type=SIZE, default="256MiB", help="The same for all streams together.")
+@flag(
+    "--ring-total",
+    type=SIZE,
+    default="256MiB",
+    help="The same for all streams together; a quarter is for those that have little on their way.",
+)
 @flag(
     "--open",
     is_flag=True,

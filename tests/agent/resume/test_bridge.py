@@ -13,6 +13,7 @@ import pytest
 from outrelay.agent.options import Limits
 from outrelay.lib.errors import ErrorCode, Why
 from outrelay.lib.orp.v1 import orp_pb2 as orp
+from outrelay.lib.resume import ring
 from tests.agent.place import OPTIONS
 from tests.agent.resume.pairing import CONSUMER, PROVIDER, Meeting, PairingRelay, meeting
 from tests.agent.tcp import Tcp, connect
@@ -345,8 +346,11 @@ async def test_a_writer_waits_while_nobody_reads_and_no_byte_is_dropped(seen: Ev
             assert await backend.read_all() == b""
 
 
-async def test_streams_share_a_budget_and_wait_for_it(seen: Events) -> None:
+async def test_streams_share_a_budget_and_wait_for_it(
+    seen: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that nobody reads has all of it: another one waits, and loses nothing."""
+    monkeypatch.setattr(ring, "LITTLE", 0)
     options = replace(OPTIONS, ring_max=256 << 10, ring_total=256 << 10)
     async with meeting(seen, options) as meet:
         first, second = [await meet.stream() for _ in range(2)]
@@ -360,6 +364,18 @@ async def test_streams_share_a_budget_and_wait_for_it(seen: Events) -> None:
                 assert not reading.done()
                 assert len(await first[1].read(12 * MIB)) == 12 * MIB
             assert reading.result() == b"waits"
+
+
+async def test_streams_that_nobody_reads_leave_the_others_some_of_the_budget(seen: Events) -> None:
+    options = replace(OPTIONS, ring_max=512 << 10, ring_total=512 << 10)
+    async with meeting(seen, options) as meet:
+        first, second = [await meet.stream() for _ in range(2)]
+        with first[0], first[1], second[0], second[1]:
+            async with TaskGroup() as group:
+                group.create_task(first[0].send(bytes(12 * MIB)))
+                await everybody_waits()
+                await transfer(*second, bytes(256 << 10))
+                assert len(await first[1].read(12 * MIB)) == 12 * MIB
 
 
 @pytest.mark.virtual_time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrelay.lib.resume.ring import GATHERED, SMALL, Budget, Ring
+from outrelay.lib.resume.ring import GATHERED, LITTLE, SMALL, Budget, Ring
 
 
 def ring(most: int = 100, total: int = 1000) -> Ring:
@@ -54,6 +54,22 @@ def test_rings_share_a_budget() -> None:
     other.append(b"y" * 8)
     other.release()
     assert (budget.held, other.start, other.end) == (0, 8, 8)
+
+
+def test_a_quarter_of_the_budget_is_for_rings_that_hold_little() -> None:
+    budget = Budget(8 * LITTLE)
+    much = Ring(100 * LITTLE, budget)
+    much.append(bytes(much.room))
+    assert (much.end, much.room) == (6 * LITTLE, 0)
+    for _ in range(2):
+        little = Ring(100 * LITTLE, budget)
+        little.append(b"x")
+        assert little.room == LITTLE - 1
+        little.append(bytes(little.room))
+        assert little.room == 0
+    assert Ring(100 * LITTLE, budget).room == budget.free == 0
+    much.acknowledge(much.end)
+    assert little.room == 4 * LITTLE
 
 
 def test_chunks_are_not_copied() -> None:

@@ -2,12 +2,13 @@
 
 Words: a *position* counts the bytes of one direction of a stream from 0. A ring holds the
 bytes between ``start`` (everything before it is acknowledged) and ``end``. A *budget* is
-shared by all rings of an agent.
+shared by all rings of an agent; a quarter of it is the *reserve* of rings that hold little.
 
 Invariants: a byte that is not acknowledged is never dropped; what does not fit is not taken,
-and its writer waits. Chunks are held as they came, not copied, but for small ones: those are
-gathered, so that a byte costs little more than itself however it came. A ring at rest costs
-nothing.
+and its writer waits. Rings whose peers take nothing leave the reserve to the others, which go on
+with what it allows each at a time. Chunks are held as they came, not copied, but for small ones:
+those are gathered, so that a byte costs little more than itself however it came. A ring at rest
+costs nothing.
 
 Source: protocol.md section 6.
 """
@@ -16,6 +17,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+
+LITTLE = 64 * 1024
+"""Bytes that a ring may hold of the reserve."""
 
 SMALL = 4 * 1024
 """Chunks shorter than this are gathered."""
@@ -39,6 +43,11 @@ class Budget:
     def free(self) -> int:
         """Bytes that rings may still take."""
         return max(0, self.total - self.held)
+
+    def free_for(self, held: int) -> int:
+        """Bytes that a ring may still take which holds ``held``."""
+        free = self.free
+        return max(free - self.total // 4, min(free, LITTLE - held), 0)
 
 
 class Ring:
@@ -66,7 +75,7 @@ class Ring:
     @property
     def room(self) -> int:
         """Bytes that may be appended now."""
-        return max(0, min(self._most - self._held, self._budget.free))
+        return max(0, min(self._most - self._held, self._budget.free_for(self._held)))
 
     def append(self, chunk: bytes) -> None:
         """Hold ``chunk``, which is not longer than ``room``."""
