@@ -190,6 +190,15 @@ def test_streams_take_turns() -> None:
     assert [frame.stream for frame in peer.heard()] == [1, 3, 5, 1, 1, 1, 1]
 
 
+def test_what_is_said_of_the_others_does_not_wait_for_them() -> None:
+    peer = plain()
+    control, *others = (peer.opened(number) for number in (1, 3, 5))
+    for other in others:
+        peer.session.write(other, bytes(1 << 20))
+    peer.session.write(control, b"small")
+    assert [frame.stream for frame in peer.heard()][:3] == [1, 3, 5]
+
+
 def test_a_writer_waits_for_room() -> None:
     peer = plain()
     channel = peer.opened()

@@ -15,7 +15,8 @@ Invariants:
 
 - Reading from the peer never waits: what it may make us hold is bounded by windows, and by
   HELD_MAX; what it may make us answer, by UNREAD_MAX.
-- Channels with something to send take turns; a turn is a frame.
+- Channels with something to send take turns; a turn is a frame. What is said of the others is
+  little, and does not wait for them.
 - A channel's end is said once: one FIN or one RST.
 - After LOST nothing more happens.
 
@@ -33,10 +34,10 @@ from typing import NamedTuple
 
 from outrelay.lib.errors import Closed, ErrorCode, RemoteProtocolError, Reset
 from outrelay.lib.orp.v1 import orp_pb2 as orp
-from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, Channel
+from outrelay.lib.transport.tcp.channel import INITIAL_WINDOW, SMALL, Channel
 from outrelay.lib.transport.tcp.endings import Endings, Parting
 from outrelay.lib.transport.tcp.pulse import HELLO, Pulse
-from outrelay.lib.transport.tcp.table import Table
+from outrelay.lib.transport.tcp.table import CONTROL, Table
 from outrelay.lib.transport.tcp.yamux_frames import (
     ACK,
     DATA,
@@ -512,7 +513,10 @@ class Session:
         outgoing = channel.outgoing
         if not outgoing.queued and outgoing.sendable and self.closed is None:
             outgoing.queued = True
-            self._turns.append(channel)
+            if channel.number == CONTROL and outgoing.unsent <= SMALL:
+                self._turns.appendleft(channel)
+            else:
+                self._turns.append(channel)
 
     def _turn(self, channel: Channel, parts: list[bytes | memoryview], now: float) -> int:
         """Append one frame of the channel to ``parts``; its size."""
